@@ -1,0 +1,122 @@
+# What every target of the project shares, and the two functions that rooms and apps are declared with.
+
+option(WHERRY_WERROR "warnings are errors (CI)" OFF)
+option(WHERRY_FUZZ "build fuzz targets with libFuzzer" OFF)
+set(WHERRY_SANITIZE "" CACHE STRING "sanitizers, as for -fsanitize=")
+
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+find_package(GTest REQUIRED)
+
+# Boost: headers, and its compiled parts statically, so that no binary drags shared Boost libraries in.
+set(WHERRY_BOOST_LIBRARY_DIR /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE})
+
+add_library(wherry_options INTERFACE)
+target_compile_options(wherry_options INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wold-style-cast -Woverloaded-virtual
+  -Wno-gnu-statement-expression-from-macro-expansion -Wno-gnu-statement-expression -Wno-missing-field-initializers -Wno-c99-designator -Wno-vla-cxx-extension
+  -Wno-gnu-zero-variadic-macro-arguments
+  -fno-omit-frame-pointer -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
+if(WHERRY_WERROR)
+  target_compile_options(wherry_options INTERFACE -Werror)
+endif()
+target_compile_definitions(wherry_options INTERFACE _GNU_SOURCE
+  $<$<CONFIG:Debug>:_GLIBCXX_ASSERTIONS> WHERRY_VERSION="${PROJECT_VERSION}"
+  BOOST_ALL_NO_LIB BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_SEPARATE_COMPILATION BOOST_BEAST_SEPARATE_COMPILATION
+  BOOST_ASIO_DISABLE_BOOST_REGEX)
+target_include_directories(wherry_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
+target_link_libraries(wherry_options INTERFACE Threads::Threads)
+target_link_options(wherry_options INTERFACE -fuse-ld=lld -Wl,--as-needed -Wl,--gc-sections)
+# Sections of their own let the linker drop what a small binary does not use.
+target_compile_options(wherry_options INTERFACE -ffunction-sections -fdata-sections)
+if(WHERRY_SANITIZE)
+  target_compile_options(wherry_options INTERFACE -fsanitize=${WHERRY_SANITIZE} -fno-sanitize-recover=all -O1)
+  target_link_options(wherry_options INTERFACE -fsanitize=${WHERRY_SANITIZE})
+endif()
+if(WHERRY_FUZZ)
+  target_compile_options(wherry_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+set(CMAKE_CXX_FLAGS_DEBUG "-O0 -g1" CACHE STRING "" FORCE)
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -g1 -DNDEBUG" CACHE STRING "" FORCE)
+
+# wherry_room(<name> [DEPENDS room...] [LIBRARIES lib...] [EXCLUDE file...])
+#   A static library wherry_<name> of this folder's *.cpp, and beside it:
+#   - <name>_test from *_test.cpp (one executable, registered with ctest),
+#   - one executable per *_fuzz.cpp: a libFuzzer target in the fuzz preset, otherwise a
+#     program that replays the folder corpus/<concept>/ and is registered with ctest.
+function(wherry_room name)
+  cmake_parse_arguments(ROOM "" "" "DEPENDS;LIBRARIES;EXCLUDE;TEST_LIBRARIES" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
+  file(GLOB nested CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/*/*/*.cpp)
+  # Subfolders with a CMakeLists.txt are rooms of their own.
+  foreach(file ${nested})
+    cmake_path(GET file PARENT_PATH directory)
+    cmake_path(GET directory PARENT_PATH above)
+    if(NOT EXISTS ${directory}/CMakeLists.txt AND (above STREQUAL CMAKE_CURRENT_SOURCE_DIR OR NOT EXISTS ${above}/CMakeLists.txt))
+      list(APPEND sources ${file})
+    endif()
+  endforeach()
+  set(tests ${sources})
+  set(fuzzers ${sources})
+  list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
+  list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cpp$")
+  list(FILTER sources EXCLUDE REGEX "_(test|fuzz)\\.cpp$")
+  foreach(file ${ROOM_EXCLUDE})
+    list(FILTER sources EXCLUDE REGEX "/${file}$")
+  endforeach()
+  set(target wherry_${name})
+  if(sources)
+    add_library(${target} STATIC ${sources})
+    set(scope PUBLIC)
+  else()
+    add_library(${target} INTERFACE)
+    set(scope INTERFACE)
+  endif()
+  target_link_libraries(${target} ${scope} wherry_options)
+  foreach(dependency ${ROOM_DEPENDS})
+    target_link_libraries(${target} ${scope} wherry_${dependency})
+  endforeach()
+  target_link_libraries(${target} ${scope} ${ROOM_LIBRARIES})
+  if(tests AND NOT WHERRY_FUZZ)
+    add_executable(${name}_test ${tests})
+    target_link_libraries(${name}_test PRIVATE ${target} ${ROOM_TEST_LIBRARIES} GTest::gmock GTest::gtest_main)
+    add_test(NAME ${name} COMMAND ${name}_test)
+  endif()
+  foreach(file ${fuzzers})
+    cmake_path(GET file STEM stem)
+    cmake_path(GET file PARENT_PATH directory)
+    string(REGEX REPLACE "_fuzz$" "" concept ${stem})
+    add_executable(${name}_${stem} ${file})
+    target_link_libraries(${name}_${stem} PRIVATE ${target})
+    if(WHERRY_FUZZ)
+      target_link_options(${name}_${stem} PRIVATE -fsanitize=fuzzer)
+    else()
+      target_sources(${name}_${stem} PRIVATE ${CMAKE_SOURCE_DIR}/src/base/corpus_replay.cc)
+      add_test(NAME ${name}_${concept}_corpus COMMAND ${name}_${stem} ${directory}/corpus/${concept})
+    endif()
+  endforeach()
+endfunction()
+
+# wherry_app(<binary> [STATIC] DEPENDS room...): apps/<binary>/*.cpp as an installed binary.
+# STATIC binaries are the trusted base: no shared library, nothing to load inside a container.
+function(wherry_app name)
+  cmake_parse_arguments(APP "STATIC" "DESTINATION" "DEPENDS;LIBRARIES" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
+  add_executable(${name} ${sources})
+  target_link_libraries(${name} PRIVATE wherry_options)
+  foreach(dependency ${APP_DEPENDS})
+    target_link_libraries(${name} PRIVATE wherry_${dependency})
+  endforeach()
+  target_link_libraries(${name} PRIVATE ${APP_LIBRARIES})
+  if(NOT WHERRY_SANITIZE)
+    if(APP_STATIC)
+      target_link_options(${name} PRIVATE -static)
+    else()
+      target_link_options(${name} PRIVATE -static-libstdc++ -static-libgcc)
+    endif()
+  endif()
+  if(NOT APP_DESTINATION)
+    set(APP_DESTINATION bin)
+  endif()
+  install(TARGETS ${name} RUNTIME DESTINATION ${APP_DESTINATION})
+endfunction()
