@@ -1,0 +1,107 @@
+// Route netlink (links, addresses, routes, neighbours) over a plain socket: no library, no Asio, usable in a
+// static PID 1. A socket belongs to the network namespace its opening thread was in, forever. One thread at a time.
+// Errors carry the kernel's errno and, where it says one, its extended acknowledgement.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/fd.hpp"
+#include "base/result.hpp"
+#include "net/address.hpp"
+
+namespace wherry::net {
+
+struct Link {
+    int index = 0;
+    std::string name;
+    std::string kind;  // "bridge", "veth", "tun", …; empty for hardware and loopback
+    int master = 0;    // index of its bridge; 0: none
+    MacAddress mac;
+    unsigned mtu = 0;
+    bool up = false;
+    std::string alias;
+};
+
+struct LinkAddress {
+    int index = 0;
+    IpPrefix prefix;  // the address itself, with the subnet's length
+};
+
+struct Route {
+    IpPrefix destination;  // length 0: default
+    IpAddress gateway;     // not set: on link
+    int index = 0;         // outgoing link; 0: none or several
+    unsigned table = 254;
+    unsigned priority = 0;
+    unsigned type = 1;  // RTN_UNICAST
+};
+
+struct VethOptions {
+    std::string name;  // the end in the socket's namespace
+    int master = 0;    // bridge that end joins; 0: none
+    unsigned mtu = 0;  // of both ends; 0: the kernel's
+    std::string peer_name;
+    int peer_netns = -1;  // descriptor; -1: the same namespace
+    std::optional<MacAddress> peer_mac;
+};
+
+struct BridgePortOptions {
+    bool hairpin = false;   // frames may leave by the port they came in
+    bool isolated = false;  // ports so marked do not reach one another
+};
+
+class NetlinkSocket {
+  public:
+    static Result<NetlinkSocket> open();              // in the calling thread's namespace
+    static Result<NetlinkSocket> open_in(int netns);  // by way of a helper thread
+
+    Result<std::vector<Link>> links();
+    Result<Link> link(const std::string& name);    // not_found
+    Result<std::vector<LinkAddress>> addresses();  // both families
+    Result<std::vector<Route>> routes();           // both families, all tables
+
+    Result<> create_bridge(const std::string& name, const MacAddress& mac, unsigned mtu);
+    Result<> create_veth(const VethOptions& options);
+    Result<> delete_link(int index);
+
+    Result<> set_up(int index);
+    Result<> set_down(int index);
+    Result<> set_mtu(int index, unsigned mtu);
+    Result<> set_mac(int index, const MacAddress& mac);
+    Result<> set_name(int index, const std::string& name);
+    Result<> set_master(int index, int master);        // 0: leaves its bridge
+    Result<> move_to_namespace(int index, int netns);  // slow: 15 ms
+    // A bridge's port: its flags, no IPv6 address of its own, and up; one message.
+    Result<> activate_bridge_port(const std::string& name, const BridgePortOptions& options);
+
+    // `prefix` is the interface's address with the subnet's length. IPv6 without duplicate detection.
+    Result<> add_address(int index, const IpPrefix& prefix);
+    Result<> remove_address(int index, const IpPrefix& prefix);
+    Result<> add_route(const Route& route);
+    Result<> add_neighbour(int index, const IpAddress& address, const MacAddress& mac);  // permanent; replaces
+
+    // Everything a fresh sandbox needs, in one write: loopback up, addresses, interface up, default routes.
+    struct InterfaceSetup {
+        int index = 0;
+        std::vector<IpPrefix> addresses;
+        std::vector<IpAddress> gateways;  // default routes
+        bool loopback = true;
+    };
+    Result<> set_up_interface(const InterfaceSetup& setup);
+
+    int fd() const { return socket_.get(); }
+
+  private:
+    explicit NetlinkSocket(Fd socket) : socket_(std::move(socket)) {}
+    Fd socket_;
+    std::uint32_t sequence_ = 1;
+    friend class NetlinkBatch;
+};
+
+}  // namespace wherry::net
