@@ -1,4 +1,5 @@
-// The store on SQLite, one file in WAL mode. Commits made at the same time by several threads share one disk write.
+// The store on SQLite: one file in WAL mode, held exclusively by one process, synced at each commit. The history of
+// changes is in the file too, so that watches go on across restarts.
 #pragma once
 
 #include <memory>

@@ -2,6 +2,11 @@
 
 namespace wherry::store {
 
+Result<Revision> Store::commit(const Transaction& transaction) {
+    std::vector<Result<Revision>> results = commit_all({&transaction, 1});
+    return std::move(results.front());
+}
+
 Result<Record> Store::create(Record record) {
     const Revision revision = TRY(commit({Create{record}}));
     record.created = revision;

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -94,7 +95,10 @@ class Store {
     virtual Result<Record> get(std::string_view kind, std::string_view key) = 0;  // not_found
     virtual Result<Listing> list(const Query& query) = 0;
     // The revision of the commit: the revision that every created or updated record now has.
-    virtual Result<Revision> commit(const Transaction& transaction) = 0;
+    Result<Revision> commit(const Transaction& transaction);
+    // Independent transactions, in order, that share what a commit costs (one disk write): one result each. A failed
+    // one changes nothing and does not touch its neighbours.
+    virtual std::vector<Result<Revision>> commit_all(std::span<const Transaction> transactions) = 0;
     virtual Result<Revision> revision() = 0;
     // Changes after `from` (0: from the beginning of the history).
     virtual Result<std::unique_ptr<Watch>> watch(const Query& query, Revision from) = 0;
