@@ -122,8 +122,7 @@ struct CreateRequest {
     LogOptions log;
     bool stdin_open = false;  // otherwise stdin is /dev/null
     bool stdin_once = false;  // the first client that leaves closes stdin
-    // Static binary to run as PID 1 in front of the process (docker run --init); empty: none.
-    std::string init_path;
+    bool init = false;        // docker run --init: a PID 1 in front of the process that forwards signals and reaps
     // The request may carry one descriptor: the network namespace. The shim keeps it as long as the sandbox lives and
     // uses it for later containers that bring none.
     static Result<CreateRequest> parse(const JsonReader& reader);
