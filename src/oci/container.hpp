@@ -29,12 +29,10 @@
 #include "base/fd.hpp"
 #include "base/json.hpp"
 #include "base/result.hpp"
+#include "confine/cgroup.hpp"
+#include "confine/seccomp.hpp"
 #include "oci/spec.hpp"
 #include "oci/user.hpp"
-
-namespace wherry::confine {
-class Cgroup;
-}
 
 namespace wherry::oci {
 
@@ -87,9 +85,8 @@ struct CreateRequest {
     std::array<int, 3> stdio{-1, -1, -1};  // borrowed; -1: /dev/null. Not used with spec.process->terminal.
     std::vector<ExtraFd> extra_fds;
     std::vector<NamespaceFd> namespaces;
-    std::vector<std::uint8_t> seccomp_program;  // struct sock_filter[]; empty: no filter
-    std::uint32_t seccomp_flags = 0;            // SECCOMP_FILTER_FLAG_*
-    confine::Cgroup* cgroup = nullptr;          // made and configured; the first process starts inside
+    confine::SeccompProgram seccomp;  // empty: no filter
+    const confine::Cgroup* cgroup = nullptr;          // made and configured; the first process starts inside
     bool init = false;                          // docker's --init: PID 1 forwards signals and reaps
     bool new_session_keyring = true;
     bool loopback_up = true;  // bring lo up in a network namespace made here
@@ -103,9 +100,8 @@ struct ExecRequest {
     ProcessSpec process;
     std::array<int, 3> stdio{-1, -1, -1};
     std::vector<ExtraFd> extra_fds;
-    std::vector<std::uint8_t> seccomp_program;
-    std::uint32_t seccomp_flags = 0;
-    confine::Cgroup* cgroup = nullptr;
+    confine::SeccompProgram seccomp;  // empty: no filter
+    const confine::Cgroup* cgroup = nullptr;
     std::uint16_t rows = 0, columns = 0;
 };
 

@@ -26,8 +26,6 @@ std::span<const std::string_view> default_capabilities();  // the 14 "CAP_..." n
 std::span<const std::string_view> default_masked_paths();
 std::span<const std::string_view> default_readonly_paths();
 std::vector<Mount> default_mounts(const DefaultSpecOptions& options = {});
-// Docker's device rules in the specification's JSON (deny all, then the usual ones): goes into resources.devices.
-json::array default_device_rules();
 inline constexpr std::string_view default_path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 }  // namespace wherry::oci

@@ -16,14 +16,12 @@
 
 #include "base/json.hpp"
 #include "base/result.hpp"
+#include "confine/cgroup_resources.hpp"
+#include "confine/namespaces.hpp"
 
 namespace wherry::oci {
 
-struct IdMapping {
-    std::uint32_t container_id = 0;
-    std::uint32_t host_id = 0;
-    std::uint32_t size = 0;
-};
+using IdMapping = confine::IdMapping;
 
 struct User {
     uid_t uid = 0;
@@ -144,7 +142,7 @@ struct LinuxSpec {
     std::vector<IdMapping> uid_mappings, gid_mappings;
     std::vector<Device> devices;
     std::string cgroups_path;
-    json::object resources;  // config-linux.md#control-groups as it came; read by confine's parser
+    confine::CgroupResources resources;
     std::string
         rootfs_propagation;  // private, rprivate, shared, rshared, slave, rslave, unbindable, runbindable or empty
     std::optional<json::object> seccomp;  // config-linux.md#seccomp as it came; compiled by confine
