@@ -32,7 +32,9 @@ class Folder {
     std::string path_;
 };
 
-Result<int> inner() { return fail_errno(ENOENT, "open x"); }
+Result<int> inner() {
+    return fail_errno(ENOENT, "open x");
+}
 Result<int> outer() {
     int value = TRY(inner(), "reading the configuration");
     return value + 1;
@@ -53,7 +55,8 @@ TEST(clock, formats_and_parses_rfc3339) {
     EXPECT_EQ(format_rfc3339_short(*parse_rfc3339("2026-11-23T13:09:51.5Z")), "2026-11-23T13:09:51.5Z");
     EXPECT_EQ(format_rfc3339_short(*parse_rfc3339("2026-11-23T14:09:51+01:00")), "2026-11-23T13:09:51Z");
     EXPECT_EQ(format_rfc3339_short(WallTime{}), "0001-01-01T00:00:00Z");
-    for (const char* bad : {"", "2026", "2026-13-01T00:00:00Z", "2026-02-30T00:00:00Z", "2026-01-01T00:00:00", "2026-01-01T00:00:00.Z", "2026-01-01T00:00:00Zx"})
+    for (const char* bad : {"", "2026", "2026-13-01T00:00:00Z", "2026-02-30T00:00:00Z", "2026-01-01T00:00:00",
+                            "2026-01-01T00:00:00.Z", "2026-01-01T00:00:00Zx"})
         EXPECT_FALSE(parse_rfc3339(bad)) << bad;
 }
 
@@ -120,7 +123,8 @@ TEST(digest, matches_the_known_vector) {
 }
 
 TEST(encoding, base64_round_trip) {
-    for (const std::string& text : {std::string(), std::string("f"), std::string("fo"), std::string("foo"), std::string("\0\xff\x10", 3)})
+    for (const std::string& text :
+         {std::string(), std::string("f"), std::string("fo"), std::string("foo"), std::string("\0\xff\x10", 3)})
         EXPECT_EQ(*base64_decode(base64_encode(text)), text);
     EXPECT_EQ(base64_encode("foobar"), "Zm9vYmFy");
     EXPECT_EQ(*base64_decode("Zm8"), "fo");

@@ -1,9 +1,8 @@
 #include "base/clock.hpp"
 
-#include <ctime>
-
 #include <charconv>
 #include <cstdio>
+#include <ctime>
 
 namespace wherry {
 
@@ -24,11 +23,11 @@ std::string format_rfc3339(WallTime time) {
     std::chrono::year_month_day date(day);
     std::chrono::hh_mm_ss clock(time - day);
     char text[40];
-    int length = std::snprintf(text, sizeof text, "%04d-%02u-%02uT%02d:%02d:%02d.%09lldZ", static_cast<int>(date.year()),
-                               static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
-                               static_cast<int>(clock.hours().count()), static_cast<int>(clock.minutes().count()),
-                               static_cast<int>(clock.seconds().count()),
-                               static_cast<long long>(clock.subseconds().count()));
+    int length =
+        std::snprintf(text, sizeof text, "%04d-%02u-%02uT%02d:%02d:%02d.%09lldZ", static_cast<int>(date.year()),
+                      static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
+                      static_cast<int>(clock.hours().count()), static_cast<int>(clock.minutes().count()),
+                      static_cast<int>(clock.seconds().count()), static_cast<long long>(clock.subseconds().count()));
     return {text, static_cast<std::size_t>(length)};
 }
 
@@ -96,8 +95,8 @@ Result<WallTime> parse_rfc3339(std::string_view text) {
         offset_minutes = (hours * 60 + minutes) * (negative ? -1 : 1);
     }
     if (!text.empty()) return bad();
-    return WallTime(std::chrono::sys_days(date) + std::chrono::hours(hour) + std::chrono::minutes(minute - offset_minutes) +
-                    std::chrono::seconds(second) + Nanoseconds(nanos));
+    return WallTime(std::chrono::sys_days(date) + std::chrono::hours(hour) +
+                    std::chrono::minutes(minute - offset_minutes) + std::chrono::seconds(second) + Nanoseconds(nanos));
 }
 
 }  // namespace wherry

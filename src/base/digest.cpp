@@ -24,8 +24,12 @@ Sha256::~Sha256() = default;
 Sha256::Sha256(Sha256&&) noexcept = default;
 Sha256& Sha256::operator=(Sha256&&) noexcept = default;
 
-void Sha256::update(std::span<const std::byte> data) { EVP_DigestUpdate(state_->context, data.data(), data.size()); }
-void Sha256::update(std::string_view data) { EVP_DigestUpdate(state_->context, data.data(), data.size()); }
+void Sha256::update(std::span<const std::byte> data) {
+    EVP_DigestUpdate(state_->context, data.data(), data.size());
+}
+void Sha256::update(std::string_view data) {
+    EVP_DigestUpdate(state_->context, data.data(), data.size());
+}
 
 std::array<std::byte, 32> Sha256::finish() {
     std::array<std::byte, 32> value{};
@@ -35,7 +39,9 @@ std::array<std::byte, 32> Sha256::finish() {
     return value;
 }
 
-std::string Sha256::finish_digest() { return "sha256:" + hex(finish()); }
+std::string Sha256::finish_digest() {
+    return "sha256:" + hex(finish());
+}
 
 std::string sha256_hex(std::string_view data) {
     Sha256 hash;
@@ -43,7 +49,9 @@ std::string sha256_hex(std::string_view data) {
     return hex(hash.finish());
 }
 
-std::string sha256_digest(std::string_view data) { return "sha256:" + sha256_hex(data); }
+std::string sha256_digest(std::string_view data) {
+    return "sha256:" + sha256_hex(data);
+}
 
 bool is_sha256_digest(std::string_view text) {
     return text.size() == 71 && text.starts_with("sha256:") && std::all_of(text.begin() + 7, text.end(), [](char c) {

@@ -27,12 +27,18 @@ Result<std::string> base64_decode(std::string_view text) {
     unsigned bits = 0;
     for (char c : text) {
         std::uint32_t value = 0;
-        if (c >= 'A' && c <= 'Z') value = static_cast<std::uint32_t>(c - 'A');
-        else if (c >= 'a' && c <= 'z') value = static_cast<std::uint32_t>(c - 'a') + 26;
-        else if (c >= '0' && c <= '9') value = static_cast<std::uint32_t>(c - '0') + 52;
-        else if (c == '+' || c == '-') value = 62;
-        else if (c == '/' || c == '_') value = 63;
-        else return fail(Code::invalid_argument, "base64 text has a foreign character");
+        if (c >= 'A' && c <= 'Z')
+            value = static_cast<std::uint32_t>(c - 'A');
+        else if (c >= 'a' && c <= 'z')
+            value = static_cast<std::uint32_t>(c - 'a') + 26;
+        else if (c >= '0' && c <= '9')
+            value = static_cast<std::uint32_t>(c - '0') + 52;
+        else if (c == '+' || c == '-')
+            value = 62;
+        else if (c == '/' || c == '_')
+            value = 63;
+        else
+            return fail(Code::invalid_argument, "base64 text has a foreign character");
         group = (group << 6U) | value;
         bits += 6;
         if (bits >= 8) {

@@ -69,7 +69,9 @@ Result<Fd> open_at(int directory, const std::string& path, int flags, mode_t mod
     return Fd(fd);
 }
 
-Result<Fd> open_file(const std::string& path, int flags, mode_t mode) { return open_at(AT_FDCWD, path, flags, mode); }
+Result<Fd> open_file(const std::string& path, int flags, mode_t mode) {
+    return open_at(AT_FDCWD, path, flags, mode);
+}
 
 Result<Fd> open_in_root(int root, const std::string& path, int flags, mode_t mode) {
     open_how how{};
@@ -122,7 +124,8 @@ Result<std::string> read_to_end(int fd, std::size_t limit) {
         }
         if (got == 0) break;
         used += static_cast<std::size_t>(got);
-        if (used > limit) return fail(Code::resource_exhausted, "file is larger than " + std::to_string(limit) + " bytes");
+        if (used > limit)
+            return fail(Code::resource_exhausted, "file is larger than " + std::to_string(limit) + " bytes");
     }
     data.resize(used);
     return data;
@@ -133,7 +136,9 @@ Result<std::string> read_file_at(int directory, const std::string& path, std::si
     return read_to_end(file.get(), limit);
 }
 
-Result<std::string> read_file(const std::string& path, std::size_t limit) { return read_file_at(AT_FDCWD, path, limit); }
+Result<std::string> read_file(const std::string& path, std::size_t limit) {
+    return read_file_at(AT_FDCWD, path, limit);
+}
 
 Result<> write_control_file_at(int directory, const std::string& path, std::string_view value) {
     Fd file = TRY(open_at(directory, path, O_WRONLY | O_TRUNC));
@@ -233,7 +238,9 @@ Result<> remove_tree(const std::string& path) {
     return remove_at(AT_FDCWD, path.c_str(), info.st_dev);
 }
 
-bool path_exists(const std::string& path) { return ::faccessat(AT_FDCWD, path.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0; }
+bool path_exists(const std::string& path) {
+    return ::faccessat(AT_FDCWD, path.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
 
 Result<> set_nonblocking(int fd) {
     int flags = ::fcntl(fd, F_GETFL);
@@ -294,7 +301,8 @@ Result<Received> receive_with_fds(int socket, std::span<std::byte> buffer) {
             received.fds.emplace_back(fd);
         }
     }
-    if ((message.msg_flags & MSG_CTRUNC) != 0) return fail(Code::resource_exhausted, "too many descriptors in one message");
+    if ((message.msg_flags & MSG_CTRUNC) != 0)
+        return fail(Code::resource_exhausted, "too many descriptors in one message");
     return received;
 }
 

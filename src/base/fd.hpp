@@ -44,7 +44,7 @@ struct Pipe {
     Fd write;
 };
 
-Result<Pipe> make_pipe(int flags = 0);  // pipe2 with O_CLOEXEC added
+Result<Pipe> make_pipe(int flags = 0);                 // pipe2 with O_CLOEXEC added
 Result<std::pair<Fd, Fd>> make_socket_pair(int type);  // AF_UNIX; SOCK_CLOEXEC added
 
 Result<Fd> open_file(const std::string& path, int flags, mode_t mode = 0);  // O_CLOEXEC added

@@ -52,7 +52,8 @@ std::string make_id() {
         fill_random(raw);
         std::string id = hex(raw);
         // A hostname of digits alone confuses tools; Docker draws again too.
-        if (!std::all_of(id.begin(), id.begin() + short_id_length, [](char c) { return c >= '0' && c <= '9'; })) return id;
+        if (!std::all_of(id.begin(), id.begin() + short_id_length, [](char c) { return c >= '0' && c <= '9'; }))
+            return id;
     }
 }
 

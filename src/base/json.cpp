@@ -2,7 +2,6 @@
 
 #include <boost/json/serialize.hpp>
 #include <boost/json/stream_parser.hpp>
-
 #include <limits>
 
 namespace wherry {
@@ -14,7 +13,8 @@ Result<json::value> parse_json(std::string_view text) {
     boost::system::error_code error;
     std::size_t consumed = parser.write(text.data(), text.size(), error);
     if (!error) parser.finish(error);
-    if (error) return fail(Code::invalid_argument, "JSON: " + error.message() + " at offset " + std::to_string(consumed));
+    if (error)
+        return fail(Code::invalid_argument, "JSON: " + error.message() + " at offset " + std::to_string(consumed));
     return parser.release();
 }
 
@@ -24,14 +24,18 @@ Result<json::object> parse_json_object(std::string_view text) {
     return std::move(value.get_object());
 }
 
-std::string to_json(const json::value& value) { return json::serialize(value); }
+std::string to_json(const json::value& value) {
+    return json::serialize(value);
+}
 
 const json::value* JsonReader::find(std::string_view key) const {
     const json::value* value = object_->if_contains(key);
     return value == nullptr || value->is_null() ? nullptr : value;
 }
 
-bool JsonReader::has(std::string_view key) const { return find(key) != nullptr; }
+bool JsonReader::has(std::string_view key) const {
+    return find(key) != nullptr;
+}
 
 std::string JsonReader::path_of(std::string_view key) const {
     return path_.empty() ? std::string(key) : path_ + "." + std::string(key);
@@ -63,7 +67,8 @@ Result<std::optional<std::int64_t>> JsonReader::integer(std::string_view key) co
     const json::value* value = find(key);
     if (value == nullptr) return std::nullopt;
     if (value->is_int64()) return value->get_int64();
-    if (value->is_uint64() && value->get_uint64() <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))
+    if (value->is_uint64() &&
+        value->get_uint64() <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))
         return static_cast<std::int64_t>(value->get_uint64());
     return wrong(key, "a 64-bit integer");
 }

@@ -2,11 +2,10 @@
 // The one place that says how tolerant we are: unknown members are the caller's business, wrong types never pass.
 #pragma once
 
-#include <boost/json/fwd.hpp>
 #include <boost/json/array.hpp>
+#include <boost/json/fwd.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
-
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -45,10 +44,10 @@ class JsonReader {
     Result<std::optional<double>> number(std::string_view key) const;
     Result<std::optional<bool>> boolean(std::string_view key) const;
     Result<bool> boolean_or(std::string_view key, bool fallback) const;
-    Result<std::vector<std::string>> strings(std::string_view key) const;            // missing: empty
+    Result<std::vector<std::string>> strings(std::string_view key) const;               // missing: empty
     Result<std::map<std::string, std::string>> string_map(std::string_view key) const;  // missing: empty
-    Result<std::optional<JsonReader>> child(std::string_view key) const;              // an object
-    Result<std::vector<JsonReader>> children(std::string_view key) const;             // an array of objects
+    Result<std::optional<JsonReader>> child(std::string_view key) const;                // an object
+    Result<std::vector<JsonReader>> children(std::string_view key) const;               // an array of objects
     std::unexpected<Error> wrong(std::string_view key, std::string_view expected) const;
 
   private:

@@ -63,25 +63,39 @@ Result<LogLevel> parse_log_level(std::string_view name) {
     if (name == "warn" || name == "warning") return LogLevel::warn;
     if (name == "error") return LogLevel::error;
     if (name == "fatal") return LogLevel::fatal;
-    return fail(Code::invalid_argument, "unknown log level \"" + std::string(name) + "\" (debug, info, warn, error or fatal)");
+    return fail(Code::invalid_argument,
+                "unknown log level \"" + std::string(name) + "\" (debug, info, warn, error or fatal)");
 }
 
 std::string_view to_string(LogLevel level) {
     switch (level) {
-        case LogLevel::trace: return "trace";
-        case LogLevel::debug: return "debug";
-        case LogLevel::info: return "info";
-        case LogLevel::warn: return "warn";
-        case LogLevel::error: return "error";
-        case LogLevel::fatal: return "fatal";
-        case LogLevel::off: return "off";
+        case LogLevel::trace:
+            return "trace";
+        case LogLevel::debug:
+            return "debug";
+        case LogLevel::info:
+            return "info";
+        case LogLevel::warn:
+            return "warn";
+        case LogLevel::error:
+            return "error";
+        case LogLevel::fatal:
+            return "fatal";
+        case LogLevel::off:
+            return "off";
     }
     return "off";
 }
 
-void set_log_level(LogLevel level) { current_level = level; }
-bool log_enabled(LogLevel level) { return level >= current_level.load(std::memory_order_relaxed); }
-void set_log_sink(LogSink sink) { current_sink = sink == nullptr ? stderr_sink : sink; }
+void set_log_level(LogLevel level) {
+    current_level = level;
+}
+bool log_enabled(LogLevel level) {
+    return level >= current_level.load(std::memory_order_relaxed);
+}
+void set_log_sink(LogSink sink) {
+    current_sink = sink == nullptr ? stderr_sink : sink;
+}
 
 void log_event(LogLevel level, std::string_view event, std::initializer_list<LogField> fields) {
     if (!log_enabled(level)) return;

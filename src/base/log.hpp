@@ -42,10 +42,17 @@ void set_log_sink(LogSink sink);  // nullptr: back to stderr
 
 void log_event(LogLevel level, std::string_view event, std::initializer_list<LogField> fields);
 
-
-inline void log_debug(std::string_view event, std::initializer_list<LogField> fields = {}) { log_event(LogLevel::debug, event, fields); }
-inline void log_info(std::string_view event, std::initializer_list<LogField> fields = {}) { log_event(LogLevel::info, event, fields); }
-inline void log_warn(std::string_view event, std::initializer_list<LogField> fields = {}) { log_event(LogLevel::warn, event, fields); }
-inline void log_error(std::string_view event, std::initializer_list<LogField> fields = {}) { log_event(LogLevel::error, event, fields); }
+inline void log_debug(std::string_view event, std::initializer_list<LogField> fields = {}) {
+    log_event(LogLevel::debug, event, fields);
+}
+inline void log_info(std::string_view event, std::initializer_list<LogField> fields = {}) {
+    log_event(LogLevel::info, event, fields);
+}
+inline void log_warn(std::string_view event, std::initializer_list<LogField> fields = {}) {
+    log_event(LogLevel::warn, event, fields);
+}
+inline void log_error(std::string_view event, std::initializer_list<LogField> fields = {}) {
+    log_event(LogLevel::error, event, fields);
+}
 
 }  // namespace wherry

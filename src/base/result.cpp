@@ -7,20 +7,34 @@ namespace wherry {
 
 std::string_view to_string(Code code) {
     switch (code) {
-        case Code::invalid_argument: return "invalid argument";
-        case Code::not_found: return "not found";
-        case Code::already_exists: return "already exists";
-        case Code::conflict: return "conflict";
-        case Code::permission_denied: return "permission denied";
-        case Code::unauthenticated: return "unauthenticated";
-        case Code::resource_exhausted: return "resource exhausted";
-        case Code::unavailable: return "unavailable";
-        case Code::deadline_exceeded: return "deadline exceeded";
-        case Code::cancelled: return "cancelled";
-        case Code::unimplemented: return "unimplemented";
-        case Code::data_loss: return "data loss";
-        case Code::out_of_range: return "out of range";
-        case Code::internal: return "internal";
+        case Code::invalid_argument:
+            return "invalid argument";
+        case Code::not_found:
+            return "not found";
+        case Code::already_exists:
+            return "already exists";
+        case Code::conflict:
+            return "conflict";
+        case Code::permission_denied:
+            return "permission denied";
+        case Code::unauthenticated:
+            return "unauthenticated";
+        case Code::resource_exhausted:
+            return "resource exhausted";
+        case Code::unavailable:
+            return "unavailable";
+        case Code::deadline_exceeded:
+            return "deadline exceeded";
+        case Code::cancelled:
+            return "cancelled";
+        case Code::unimplemented:
+            return "unimplemented";
+        case Code::data_loss:
+            return "data loss";
+        case Code::out_of_range:
+            return "out of range";
+        case Code::internal:
+            return "internal";
     }
     return "internal";
 }
@@ -63,39 +77,51 @@ Code code_from_errno(int os_errno) {
         case ENOENT:
         case ESRCH:
         case ENXIO:
-        case ENODEV: return Code::not_found;
-        case EEXIST: return Code::already_exists;
+        case ENODEV:
+            return Code::not_found;
+        case EEXIST:
+            return Code::already_exists;
         case EACCES:
         case EPERM:
-        case EROFS: return Code::permission_denied;
+        case EROFS:
+            return Code::permission_denied;
         case EINVAL:
         case ENAMETOOLONG:
         case ENOTDIR:
         case EISDIR:
         case ELOOP:
-        case ENOEXEC: return Code::invalid_argument;
+        case ENOEXEC:
+            return Code::invalid_argument;
         case EBUSY:
         case ENOTEMPTY:
-        case EADDRINUSE: return Code::conflict;
+        case EADDRINUSE:
+            return Code::conflict;
         case ENOMEM:
         case ENOSPC:
         case EMFILE:
         case ENFILE:
-        case EDQUOT: return Code::resource_exhausted;
+        case EDQUOT:
+            return Code::resource_exhausted;
         case EAGAIN:
         case ECONNREFUSED:
         case ECONNRESET:
         case EPIPE:
         case ENETUNREACH:
-        case EHOSTUNREACH: return Code::unavailable;
-        case ETIMEDOUT: return Code::deadline_exceeded;
+        case EHOSTUNREACH:
+            return Code::unavailable;
+        case ETIMEDOUT:
+            return Code::deadline_exceeded;
         case ECANCELED:
-        case EINTR: return Code::cancelled;
+        case EINTR:
+            return Code::cancelled;
         case ENOSYS:
-        case EOPNOTSUPP: return Code::unimplemented;
+        case EOPNOTSUPP:
+            return Code::unimplemented;
         case ERANGE:
-        case EOVERFLOW: return Code::out_of_range;
-        default: return Code::internal;
+        case EOVERFLOW:
+            return Code::out_of_range;
+        default:
+            return Code::internal;
     }
 }
 
@@ -108,6 +134,8 @@ std::unexpected<Error> fail_errno(int os_errno, std::string_view what) {
     return fail(code_from_errno(os_errno), std::move(message), os_errno);
 }
 
-std::unexpected<Error> fail_errno(std::string_view what) { return fail_errno(errno, what); }
+std::unexpected<Error> fail_errno(std::string_view what) {
+    return fail_errno(errno, what);
+}
 
 }  // namespace wherry

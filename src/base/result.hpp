@@ -102,22 +102,25 @@ std::unexpected<Error> pass(Result<T>& result, std::string what) {
 // TRY(expression [, context]): the value of expression, or return its error. Plain functions only, never inside a
 // braced initialiser.
 #define TRY(expr, ...) WHERRY_TRY(WHERRY_CAT(try_, __COUNTER__), expr __VA_OPT__(, ) __VA_ARGS__)
-#define WHERRY_TRY(tmp, expr, ...)                                                                       \
-    (__extension__({                                                                                     \
-        auto tmp = (expr);                                                                               \
-        if (!tmp) [[unlikely]] return ::wherry::detail::pass(tmp __VA_OPT__(, ) __VA_ARGS__);            \
-        ::wherry::detail::take(tmp);                                                                     \
+#define WHERRY_TRY(tmp, expr, ...)                                         \
+    (__extension__({                                                       \
+        auto tmp = (expr);                                                 \
+        if (!tmp) [[unlikely]]                                             \
+            return ::wherry::detail::pass(tmp __VA_OPT__(, ) __VA_ARGS__); \
+        ::wherry::detail::take(tmp);                                       \
     }))
 
 // CO_TRY(auto x, co_await f() [, context]); and CO_CHECK(co_await f() [, context]); : statements in coroutines.
 #define CO_TRY(decl, expr, ...) WHERRY_CO_TRY(WHERRY_CAT(try_, __COUNTER__), decl, expr __VA_OPT__(, ) __VA_ARGS__)
-#define WHERRY_CO_TRY(tmp, decl, expr, ...)                                                              \
-    auto tmp = (expr);                                                                                   \
-    if (!tmp) [[unlikely]] co_return ::wherry::detail::pass(tmp __VA_OPT__(, ) __VA_ARGS__);             \
+#define WHERRY_CO_TRY(tmp, decl, expr, ...)                               \
+    auto tmp = (expr);                                                    \
+    if (!tmp) [[unlikely]]                                                \
+        co_return ::wherry::detail::pass(tmp __VA_OPT__(, ) __VA_ARGS__); \
     decl = ::wherry::detail::take(tmp)
 #define CO_CHECK(expr, ...) WHERRY_CO_CHECK(WHERRY_CAT(try_, __COUNTER__), expr __VA_OPT__(, ) __VA_ARGS__)
-#define WHERRY_CO_CHECK(tmp, expr, ...)                                                                  \
-    do {                                                                                                 \
-        auto tmp = (expr);                                                                               \
-        if (!tmp) [[unlikely]] co_return ::wherry::detail::pass(tmp __VA_OPT__(, ) __VA_ARGS__);         \
+#define WHERRY_CO_CHECK(tmp, expr, ...)                                       \
+    do {                                                                      \
+        auto tmp = (expr);                                                    \
+        if (!tmp) [[unlikely]]                                                \
+            co_return ::wherry::detail::pass(tmp __VA_OPT__(, ) __VA_ARGS__); \
     } while (false)
