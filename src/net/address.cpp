@@ -175,7 +175,7 @@ Result<MacAddress> MacAddress::parse(std::string_view text) {
             good = false;
         }
         auto& byte = mac.bytes[i / 3];
-        byte = static_cast<std::uint8_t>(byte << 4U | digit);
+        byte = static_cast<std::uint8_t>((unsigned{byte} << 4U) | digit);
     }
     if (!good) return fail(Code::invalid_argument, "invalid MAC address: " + std::string(text));
     if ((mac.bytes[0] & 1U) != 0 || !mac.is_set())

@@ -14,6 +14,7 @@
 #include "base/fd.hpp"
 #include "base/result.hpp"
 #include "net/address.hpp"
+#include "net/netlink_message.hpp"
 
 namespace wherry::net {
 
@@ -95,13 +96,15 @@ class NetlinkSocket {
     };
     Result<> set_up_interface(const InterfaceSetup& setup);
 
-    int fd() const { return socket_.get(); }
+    int fd() const { return channel_.fd(); }
 
   private:
-    explicit NetlinkSocket(Fd socket) : socket_(std::move(socket)) {}
-    Fd socket_;
-    std::uint32_t sequence_ = 1;
-    friend class NetlinkBatch;
+    explicit NetlinkSocket(NetlinkChannel channel) : channel_(std::move(channel)) {}
+    // Sends one request, built by `fill` into the writer after the header, and waits for its acknowledgement.
+    template <class Body, class Fill>
+    Result<> request(std::uint16_t type, std::uint16_t flags, const Body& body, Fill fill, std::string_view what);
+
+    NetlinkChannel channel_;
 };
 
 }  // namespace wherry::net
