@@ -7,8 +7,8 @@
 //     auto server = TRY(http::Server::create(io.get_executor(), handle, {}));
 //     TRY(server->listen({.kind = http::Listen::Kind::unix_socket, .path = "/run/wherry/wherry.sock"}));
 //
-// Threading: each connection lives on a strand of its own, and a handler runs there; coming back from a co_await of
-// something else it is there again. Several threads may run the executor. An Exchange lives until its handler returns.
+// Threading: everything happens on the executor given to create(), which one thread runs (or which is a strand):
+// handlers too. An Exchange lives until its handler returns.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -110,6 +110,8 @@ class Exchange {
     detail::ServerConnection& connection_;
 };
 
+struct ServerListeners;
+
 using Handler = std::function<asio::awaitable<void>(Exchange&)>;
 
 struct ServerTls {
@@ -171,8 +173,9 @@ class Server {
     ServerMetrics metrics() const;
 
   private:
-    explicit Server(std::shared_ptr<detail::ServerState> state) : state_(std::move(state)) {}
+    explicit Server(std::shared_ptr<detail::ServerState> state);
     std::shared_ptr<detail::ServerState> state_;
+    std::unique_ptr<ServerListeners> listeners_;
 };
 
 }  // namespace wherry::http
