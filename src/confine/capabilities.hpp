@@ -77,8 +77,9 @@ Result<CapabilitySet> parse_capabilities(std::span<const std::string> names);
 // Docker's fourteen: CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE
 // SYS_CHROOT KILL AUDIT_WRITE.
 CapabilitySet docker_default_capabilities();
-// Docker's --cap-add and --cap-drop: any case, CAP_ or not, ALL on either side. What is added wins over `--cap-drop
-// ALL`, what is dropped wins over `--cap-add ALL`; named on both sides, the drop wins.
+// Docker's --cap-add and --cap-drop: any case, CAP_ or not, ALL on either side. With ALL added: everything but what is
+// dropped by name. With ALL dropped: what is added and nothing else. Otherwise base, without the dropped, with the
+// added (named on both sides, the add wins).
 Result<CapabilitySet> adjust_capabilities(CapabilitySet base, std::span<const std::string> add,
                                           std::span<const std::string> drop);
 
