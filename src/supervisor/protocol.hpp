@@ -117,7 +117,7 @@ struct CreateRequest {
     json::object spec;   // OCI runtime-spec config.json; spec.process.terminal and .consoleSize are honoured
     std::string bundle;  // absolute; what relative paths of the spec and the state given to hooks refer to
     RootFilesystem root;
-    std::string seccomp_path;      // compiled filter (struct sock_filter[]); empty: no filter
+    std::string seccomp_path;      // compiled filter as confine::serialize() wrote it; empty: none
     std::string exit_record_path;  // ExitRecord is written here, durably, before the exit is announced; empty: nowhere
     LogOptions log;
     bool stdin_open = false;  // otherwise stdin is /dev/null
@@ -301,7 +301,7 @@ enum class StreamFrame : unsigned char {
     stdin_data = 0,   // client to shim
     stdout_data = 1,  // shim to client
     stderr_data = 2,  // shim to client
-    stdin_end = 16,   // client to shim: end of input, closes the process's stdin (a terminal gets ^D)
+    stdin_end = 16,   // client to shim: end of input, closes the process's stdin (a terminal stays)
     output_end = 17,  // shim to client: every wanted output has ended; the last frame
     gap = 18,  // shim to client: {u8 stream, u64 count big endian}: bytes that no longer exist (log rotated away)
 };
