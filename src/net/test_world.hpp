@@ -12,10 +12,8 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <functional>
-#include <memory>
 #include <string>
 #include <thread>
 
@@ -129,37 +127,6 @@ inline std::string ask(const Fd& from, int type, const std::string& address, std
     return std::string(buffer.data(), static_cast<std::size_t>(got));
 }
 
-inline std::string run(const std::string& command) {
-    std::string output;
-    std::unique_ptr<FILE, int (*)(FILE*)> pipe(
-        ::popen(("PATH=$PATH:/usr/sbin:/sbin; " + command + " 2>&1").c_str(), "re"), &::pclose);
-    std::array<char, 4096> buffer{};
-    while (std::size_t got = std::fread(buffer.data(), 1, buffer.size(), pipe.get())) output.append(buffer.data(), got);
-    return output;
-}
-
-inline bool have(const std::string& command) {
-    for (const char* folder : {"/usr/sbin/", "/sbin/", "/usr/bin/"}) {
-        if (path_exists(folder + command)) return true;
-    }
-    return false;
-}
-
-// Has the thread's namespace send what is for 127.0.0.1 to `gateway`, as no honest machine does.
-inline void send_loopback_traffic_to(const std::string& gateway, const std::string& interface) {
-    auto socket = NetlinkSocket::open();
-    ASSERT_TRUE(socket);
-    // Without its address the loopback no longer claims 127.0.0.0/8.
-    static_cast<void>(socket->remove_address(1, {*IpAddress::parse("127.0.0.1"), 8}));
-    ASSERT_TRUE(write_control_file("/proc/sys/net/ipv4/conf/" + interface + "/route_localnet", "1"));
-    Route route;
-    route.destination = {*IpAddress::parse("127.0.0.1"), 32};
-    route.gateway = *IpAddress::parse(gateway);
-    route.index = socket->link(interface)->index;
-    auto outcome = socket->add_route(route);
-    ASSERT_TRUE(outcome) << outcome.error().describe();
-}
-
 // A host at 198.51.100.1 and a neighbour at 198.51.100.2, on one wire.
 struct World {
     Fd host;
@@ -181,21 +148,19 @@ struct World {
             wire.peer_name = "uplink";
             wire.peer_netns = neighbour.get();
             ASSERT_TRUE(socket->create_veth(wire));
-            set_up("198.51.100.1", true);
+            set_up("198.51.100.1");
         });
-        // The neighbour keeps its loopback down, so that it can be made to send packets for 127.0.0.1 to the wire.
-        in(neighbour, [&] { set_up("198.51.100.2", false); });
+        in(neighbour, [&] { set_up("198.51.100.2"); });
     }
 
   private:
-    static void set_up(const std::string& address, bool loopback) {
+    static void set_up(const std::string& address) {
         auto socket = NetlinkSocket::open();
         ASSERT_TRUE(socket);
         auto link = socket->link("uplink");
         ASSERT_TRUE(link);
         NetlinkSocket::InterfaceSetup setup;
         setup.index = link->index;
-        setup.loopback = loopback;
         setup.addresses.push_back({*IpAddress::parse(address), 24});
         ASSERT_TRUE(socket->set_up_interface(setup));
     }

@@ -69,7 +69,7 @@ struct ExtraFd {
 // Monotonic nanoseconds; 0: did not happen.
 struct Timeline {
     std::int64_t begin = 0, cloned = 0, namespaces_joined = 0, cgroup_joined = 0, rootfs_mounted = 0, mounts_done = 0,
-                 devices_done = 0, pivoted = 0, masks_done = 0, ready = 0, started = 0, executed = 0;
+                 devices_done = 0, pivoted = 0, masks_done = 0, confined = 0, ready = 0, started = 0, executed = 0;
     struct Phase {
         std::string_view name;
         std::int64_t at_ns;
@@ -85,9 +85,9 @@ struct CreateRequest {
     std::array<int, 3> stdio{-1, -1, -1};  // borrowed; -1: /dev/null. Not used with spec.process->terminal.
     std::vector<ExtraFd> extra_fds;
     std::vector<NamespaceFd> namespaces;
-    confine::SeccompProgram seccomp;  // empty: no filter
-    const confine::Cgroup* cgroup = nullptr;          // made and configured; the first process starts inside
-    bool init = false;                          // docker's --init: PID 1 forwards signals and reaps
+    confine::SeccompProgram seccomp;          // empty: no filter
+    const confine::Cgroup* cgroup = nullptr;  // made and configured; the first process starts inside
+    bool init = false;                        // docker's --init: PID 1 forwards signals and reaps
     bool new_session_keyring = true;
     bool loopback_up = true;  // bring lo up in a network namespace made here
     bool no_pivot = false;    // MS_MOVE + chroot: root on initramfs only
@@ -134,12 +134,12 @@ class Container {
     Container& operator=(Container&&) noexcept;
     ~Container();  // does not end the process
 
-    // Lets the first process become its program; returns once execve has succeeded.
+    // Lets the first process become its program; returns once execve has succeeded, and the poststart hooks have run.
+    // On error the process has ended and, if it was this process's child, has been reaped.
     Result<> start();
     Result<ExecProcess> exec(ExecRequest request);
     Result<> signal(int signal_number) const;  // to the first process; not_found when it is gone
-    Result<> run_poststart_hooks() const;
-    Result<> run_poststop_hooks() const;  // by whoever deletes
+    Result<> run_poststop_hooks() const;       // by whoever deletes
 
     const std::string& id() const;
     pid_t pid() const;   // in the caller's pid namespace

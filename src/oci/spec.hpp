@@ -172,5 +172,7 @@ Result<Spec> spec_from_json(const json::object& object);
 Result<ProcessSpec> process_from_json(const json::object& object, const std::string& path = "process");
 json::object to_json(const Spec& spec);
 json::object to_json(const ProcessSpec& process);
+Result<Hooks> hooks_from_json(const json::object& object);
+json::object to_json(const Hooks& hooks);
 
 }  // namespace wherry::oci

@@ -204,6 +204,20 @@ json::object to_json(const ProcessSpec& process) {
     return object;
 }
 
+json::object to_json(const Hooks& list) {
+    json::object object;
+    const std::pair<std::string_view, const std::vector<Hook>*> kinds[] = {{"prestart", &list.prestart},
+                                                                           {"createRuntime", &list.create_runtime},
+                                                                           {"createContainer", &list.create_container},
+                                                                           {"startContainer", &list.start_container},
+                                                                           {"poststart", &list.poststart},
+                                                                           {"poststop", &list.poststop}};
+    for (const auto& [name, entries] : kinds) {
+        if (!entries->empty()) object[name] = hooks_json(*entries);
+    }
+    return object;
+}
+
 json::object to_json(const Spec& spec) {
     json::object object;
     object["ociVersion"] = spec.oci_version;
@@ -228,17 +242,7 @@ json::object to_json(const Spec& spec) {
         mounts.push_back(std::move(item));
     }
     if (!mounts.empty()) object["mounts"] = std::move(mounts);
-    json::object hooks;
-    const std::pair<std::string_view, const std::vector<Hook>*> kinds[] = {
-        {"prestart", &spec.hooks.prestart},
-        {"createRuntime", &spec.hooks.create_runtime},
-        {"createContainer", &spec.hooks.create_container},
-        {"startContainer", &spec.hooks.start_container},
-        {"poststart", &spec.hooks.poststart},
-        {"poststop", &spec.hooks.poststop}};
-    for (const auto& [name, list] : kinds) {
-        if (!list->empty()) hooks[name] = hooks_json(*list);
-    }
+    json::object hooks = to_json(spec.hooks);
     if (!hooks.empty()) object["hooks"] = std::move(hooks);
     put(object, "annotations", spec.annotations);
     object["linux"] = linux_json(spec.linux_spec);

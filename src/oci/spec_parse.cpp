@@ -116,7 +116,8 @@ Result<std::vector<int>> processors(const JsonReader& reader, std::string_view k
     auto number = [&]() -> std::optional<int> {
         int value = 0;
         std::size_t start = at;
-        while (at < text.size() && text[at] >= '0' && text[at] <= '9' && value < 8192) value = value * 10 + (text[at++] - '0');
+        while (at < text.size() && text[at] >= '0' && text[at] <= '9' && value < 8192)
+            value = value * 10 + (text[at++] - '0');
         return at == start || value >= 8192 ? std::nullopt : std::optional(value);
     };
     while (at < text.size()) {
@@ -128,7 +129,8 @@ Result<std::vector<int>> processors(const JsonReader& reader, std::string_view k
         }
         if (!first || !last || *last < *first) return wrong(reader, key, "expected a list of processors such as 0-3,7");
         for (int processor = *first; processor <= *last; ++processor) items.push_back(processor);
-        if (at < text.size() && text[at++] != ',') return wrong(reader, key, "expected a list of processors such as 0-3,7");
+        if (at < text.size() && text[at++] != ',')
+            return wrong(reader, key, "expected a list of processors such as 0-3,7");
     }
     return items;
 }
@@ -226,7 +228,7 @@ Result<Hooks> parse_hooks(const JsonReader& reader) {
     return hooks;
 }
 
-constexpr std::array<std::string_view, 8> namespace_types = {"pid",  "network", "mount",  "ipc",
+constexpr std::array<std::string_view, 8> namespace_types = {"pid", "network", "mount",  "ipc",
                                                              "uts", "user",    "cgroup", "time"};
 
 Result<std::vector<Namespace>> parse_namespaces(const JsonReader& reader) {
@@ -253,7 +255,8 @@ Result<std::vector<Device>> parse_devices(const JsonReader& reader) {
         device.path = TRY(required_text(item, "path"));
         if (device.path.empty() || device.path.front() != '/') return wrong(item, "path", "must be absolute");
         std::string type = TRY(required_text(item, "type"));
-        if (type != "c" && type != "b" && type != "u" && type != "p") return wrong(item, "type", "expected c, b, u or p");
+        if (type != "c" && type != "b" && type != "u" && type != "p")
+            return wrong(item, "type", "expected c, b, u or p");
         device.type = type.front();
         if (device.type != 'p') {
             device.major = TRY(required_number<std::int64_t>(item, "major"));
@@ -323,7 +326,8 @@ Result<LinuxSpec> parse_linux(const JsonReader& reader) {
     spec.gid_mappings = TRY(mappings(reader, "gidMappings"));
     spec.devices = TRY(parse_devices(reader));
     spec.cgroups_path = TRY(text_or(reader, "cgroupsPath"));
-    if (auto resources = TRY(reader.child("resources"))) spec.resources = TRY(confine::parse_cgroup_resources(*resources));
+    if (auto resources = TRY(reader.child("resources")))
+        spec.resources = TRY(confine::parse_cgroup_resources(*resources));
     spec.rootfs_propagation = TRY(text_or(reader, "rootfsPropagation"));
     constexpr std::array<std::string_view, 9> propagations = {"",      "private", "rprivate",   "shared",     "rshared",
                                                               "slave", "rslave",  "unbindable", "runbindable"};
@@ -376,7 +380,8 @@ Result<ProcessSpec> process_from_json(const json::object& object, const std::str
     process.env = TRY(texts(reader, "env"));
     process.cwd = TRY(required_text(reader, "cwd"));
     if (process.cwd.empty() || process.cwd.front() != '/') return wrong(reader, "cwd", "must be absolute");
-    if (auto capabilities = TRY(reader.child("capabilities"))) process.capabilities = TRY(parse_capabilities(*capabilities));
+    if (auto capabilities = TRY(reader.child("capabilities")))
+        process.capabilities = TRY(parse_capabilities(*capabilities));
     std::set<std::string> limits;
     for (const JsonReader& item : TRY(objects(reader, "rlimits"))) {
         Rlimit limit;
@@ -407,6 +412,10 @@ Result<ProcessSpec> process_from_json(const json::object& object, const std::str
         process.exec_cpu_affinity_final = TRY(processors(*affinity, "final"));
     }
     return process;
+}
+
+Result<Hooks> hooks_from_json(const json::object& object) {
+    return parse_hooks(JsonReader(object, "hooks"));
 }
 
 Result<Spec> spec_from_json(const json::object& object) {

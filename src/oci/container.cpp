@@ -1,0 +1,451 @@
+#include "oci/container.hpp"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+
+#include "base/clock.hpp"
+#include "base/log.hpp"
+#include "oci/channel.hpp"
+#include "oci/container_impl.hpp"
+#include "oci/hooks.hpp"
+#include "oci/init_binary.hpp"
+#include "oci/init_process.hpp"
+#include "oci/spawn.hpp"
+
+namespace wherry::oci {
+
+namespace {
+
+// A listening SOCK_SEQPACKET socket by which another process starts the container.
+Result<Fd> listen_for_start(const std::string& path) {
+    Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    if (!socket) return fail_errno("start socket");
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof address.sun_path) return fail_errno(ENAMETOOLONG, "start socket " + path);
+    std::memcpy(address.sun_path, path.data(), path.size());
+    // SAFETY: the sockets API takes every address family through sockaddr.
+    if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0 ||
+        ::listen(socket.get(), 1) < 0)
+        return fail_errno("start socket " + path);
+    return socket;
+}
+
+Result<Fd> connect_for_start(const std::string& path) {
+    Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    if (!socket) return fail_errno("start socket");
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof address.sun_path) return fail_errno(ENAMETOOLONG, "start socket " + path);
+    std::memcpy(address.sun_path, path.data(), path.size());
+    // SAFETY: as above.
+    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
+        return fail_errno("start socket " + path);
+    return socket;
+}
+
+// Which namespaces are new and which are joined, from the spec and the request.
+struct NamespacePlan {
+    SpawnRequest spawn;
+    Fd user, pid;
+    std::vector<std::string> kinds;  // those that differ from ours: exec joins them
+};
+
+Result<Fd> namespace_to_join(const CreateRequest& request, const Namespace& entry, confine::Namespace kind) {
+    for (const NamespaceFd& given : request.namespaces) {
+        if (given.type != entry.type) continue;
+        TRY(confine::verify_namespace(given.fd, kind), entry.type + " namespace");
+        Fd copy(::fcntl(given.fd, F_DUPFD_CLOEXEC, 0));
+        if (!copy) return fail_errno(entry.type + " namespace");
+        return copy;
+    }
+    if (entry.path.empty()) return Fd();
+    return confine::open_namespace(entry.path, kind);
+}
+
+Result<NamespacePlan> plan_namespaces(const CreateRequest& request, InitPlan& init) {
+    NamespacePlan plan;
+    std::vector<Namespace> entries = request.spec.linux_spec.namespaces;
+    for (const NamespaceFd& given : request.namespaces) {
+        if (request.spec.linux_spec.find_namespace(given.type) == nullptr) entries.push_back({given.type, {}});
+    }
+    bool has_mount = false;
+    for (const Namespace& entry : entries) {
+        auto kind = confine::parse_namespace(entry.type);
+        if (!kind) return fail(Code::invalid_argument, "unknown namespace " + entry.type);
+        plan.kinds.push_back(entry.type);
+        Fd joined = TRY(namespace_to_join(request, entry, *kind));
+        bool is_new = !joined;
+        switch (*kind) {
+            case confine::Namespace::user:
+                init.new_user_namespace = is_new;
+                init.joined_user_namespace = !is_new;
+                if (is_new) plan.spawn.flags |= CLONE_NEWUSER;
+                plan.user = std::move(joined);
+                continue;
+            case confine::Namespace::pid:
+                if (is_new) plan.spawn.flags |= CLONE_NEWPID;
+                plan.pid = std::move(joined);
+                continue;
+            case confine::Namespace::mount:
+                if (!is_new) return fail(Code::unimplemented, "a mount namespace can only be new");
+                has_mount = true;
+                plan.spawn.flags |= CLONE_NEWNS;
+                continue;
+            case confine::Namespace::cgroup:
+                init.new_cgroup_namespace = is_new;
+                break;
+            case confine::Namespace::time:
+                init.new_time_namespace = is_new;
+                break;
+            case confine::Namespace::network:
+                init.new_network_namespace = is_new;
+                if (is_new) plan.spawn.flags |= CLONE_NEWNET;
+                break;
+            case confine::Namespace::uts:
+                init.own_uts_namespace = true;
+                if (is_new) plan.spawn.flags |= CLONE_NEWUTS;
+                break;
+            case confine::Namespace::ipc:
+                if (is_new) plan.spawn.flags |= CLONE_NEWIPC;
+                break;
+        }
+        if (joined) init.join.emplace_back(std::move(joined), *kind);
+    }
+    if (!has_mount) return fail(Code::invalid_argument, "linux.namespaces: a mount namespace is required");
+    const LinuxSpec& spec = request.spec.linux_spec;
+    if (init.new_user_namespace && (spec.uid_mappings.empty() || spec.gid_mappings.empty()))
+        return fail(Code::invalid_argument, "linux.uidMappings: a new user namespace needs uid and gid mappings");
+    if (!spec.uid_mappings.empty()) TRY(confine::validate_id_mappings(spec.uid_mappings), "linux.uidMappings");
+    if (!spec.gid_mappings.empty()) TRY(confine::validate_id_mappings(spec.gid_mappings), "linux.gidMappings");
+    if (!spec.time_offsets.empty() && !init.new_time_namespace)
+        return fail(Code::invalid_argument, "linux.timeOffsets: a new time namespace is needed");
+    return plan;
+}
+
+// The container's own directory in every hierarchy, for its /sys/fs/cgroup.
+Result<std::vector<CgroupDirectory>> cgroup_directories(const confine::Cgroup* cgroup) {
+    std::vector<CgroupDirectory> directories;
+    const confine::CgroupSystem* system = TRY(confine::CgroupSystem::of_this_host());
+    bool only_v2 = system->mode() == confine::CgroupMode::v2;
+    for (const confine::CgroupHierarchy& hierarchy : system->hierarchies()) {
+        std::string own = cgroup != nullptr ? cgroup->path() : hierarchy.own_path;
+        std::string name = only_v2 ? std::string() : hierarchy.mount_point.substr(hierarchy.mount_point.rfind('/') + 1);
+        directories.push_back({std::move(name), hierarchy.mount_point + (own == "/" ? "" : own)});
+    }
+    return directories;
+}
+
+}  // namespace
+
+void kill_and_reap(const Spawned& child) {
+    ::syscall(SYS_pidfd_send_signal, child.pidfd.get(), SIGKILL, nullptr, 0);
+    siginfo_t info{};
+    while (::waitid(P_PIDFD, static_cast<id_t>(child.pidfd.get()), &info, WEXITED) < 0 && errno == EINTR) {
+    }
+}
+
+FailureKind failure_kind(const Error& error) {
+    if (error.describe().find("exec: \"") == std::string::npos) return FailureKind::other;
+    switch (error.os_errno()) {
+        case ENOENT:
+        case ENOTDIR:
+        case ELOOP:
+        case ENAMETOOLONG:
+            return FailureKind::executable_not_found;
+        default:
+            return FailureKind::executable_not_runnable;
+    }
+}
+
+int failure_exit_code(const Error& error) {
+    switch (failure_kind(error)) {
+        case FailureKind::executable_not_found:
+            return 127;
+        case FailureKind::executable_not_runnable:
+            return 126;
+        case FailureKind::other:
+            return 128;
+    }
+    return 128;
+}
+
+std::vector<Timeline::Phase> Timeline::phases() const {
+    std::vector<Phase> all{{"clone", cloned},          {"cgroup", cgroup_joined}, {"namespaces", namespaces_joined},
+                           {"rootfs", rootfs_mounted}, {"mounts", mounts_done},   {"devices", devices_done},
+                           {"masks", masks_done},      {"pivot", pivoted},        {"confine", confined},
+                           {"ready", ready},           {"start", started},        {"exec", executed}};
+    std::erase_if(all, [](const Phase& phase) { return phase.at_ns == 0; });
+    std::ranges::sort(all, {}, &Phase::at_ns);
+    return all;
+}
+
+Result<std::uint64_t> process_start_time(pid_t pid) {
+    std::string stat = TRY(read_file("/proc/" + std::to_string(pid) + "/stat", 4096));
+    // The name in field 2 may hold anything, also ") ": fields are counted from its last parenthesis.
+    std::size_t at = stat.rfind(')');
+    if (at == std::string::npos) return fail(Code::data_loss, "/proc/<pid>/stat");
+    constexpr int fields_after_name = 20;  // field 22
+    for (int i = 0; i < fields_after_name; ++i) {
+        at = stat.find(' ', at + 1);
+        if (at == std::string::npos) return fail(Code::data_loss, "/proc/<pid>/stat");
+    }
+    std::uint64_t value = 0;
+    auto [end, problem] = std::from_chars(stat.data() + at + 1, stat.data() + stat.size(), value);
+    if (problem != std::errc() || *end != ' ') return fail(Code::data_loss, "/proc/<pid>/stat");
+    return value;
+}
+
+Container::Container(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Container::Container(Container&&) noexcept = default;
+Container& Container::operator=(Container&&) noexcept = default;
+Container::~Container() = default;
+
+HookState Container::Impl::hook_state(const char* status) const {
+    HookState hook;
+    hook.id = id;
+    hook.status = status;
+    hook.pid = std::string_view(status) == "stopped" ? 0 : pid;
+    hook.bundle = bundle;
+    hook.annotations = annotations;
+    return hook;
+}
+
+// Talks with the child until it waits for start.
+Result<> Container::Impl::bring_up(const CreateRequest& request, bool new_user_namespace) {
+    if (new_user_namespace) {
+        TRY(confine::write_id_maps(pid, request.spec.linux_spec.uid_mappings, request.spec.linux_spec.gid_mappings),
+            "id maps");
+        TRY(send_message(channel.get(), Message{.kind = MessageKind::proceed}));
+    }
+    for (;;) {
+        auto message = TRY(receive_message(channel.get()));
+        if (!message) return fail(Code::internal, "the first process ended while it was being set up");
+        switch (message->kind) {
+            case MessageKind::failed:
+                return std::unexpected<Error>(error_of(*message));
+            case MessageKind::terminal:
+                terminal = std::move(message->descriptor);
+                break;
+            case MessageKind::wants_hooks:
+                TRY(run_hooks(hooks.prestart, "prestart", hook_state("creating")));
+                TRY(run_hooks(hooks.create_runtime, "createRuntime", hook_state("creating")));
+                TRY(send_message(channel.get(), Message{.kind = MessageKind::proceed}));
+                break;
+            case MessageKind::ready: {
+                std::int64_t begin = timeline.begin;
+                timeline = message->timeline;
+                timeline.begin = begin;
+                user = std::move(message->user);
+                return {};
+            }
+            default:
+                return fail(Code::internal, "unexpected message of the first process");
+        }
+    }
+}
+
+Result<Container> Container::create(CreateRequest request) {
+    auto impl = std::make_unique<Impl>();
+    impl->timeline.begin = monotonic_ns();
+    if (request.id.empty()) return fail(Code::invalid_argument, "container id: missing");
+    if (!request.spec.process) return fail(Code::invalid_argument, "process: missing");
+
+    InitPlan plan;
+    plan.request = &request;
+    plan.rootfs = TRY(plan_rootfs(request.spec, request.bundle, request.overlay ? &*request.overlay : nullptr));
+    plan.process = TRY(plan_process(*request.spec.process, std::move(request.seccomp)));
+    plan.process.stdio = request.stdio;
+    plan.process.extra_fds = request.extra_fds;
+    plan.process.personality = request.spec.linux_spec.personality;
+    plan.process.new_session_keyring = request.new_session_keyring;
+    plan.process.create_cwd = true;
+    plan.process.name = request.id;
+    plan.process.rows = request.rows;
+    plan.process.columns = request.columns;
+    if (request.spec.process->console_size && request.rows == 0 && request.columns == 0) {
+        plan.process.rows = request.spec.process->console_size->height;
+        plan.process.columns = request.spec.process->console_size->width;
+    }
+    plan.process.init = request.init;
+    if (request.init) plan.process.init_binary = TRY(open_init_binary());
+    plan.rootfs.no_pivot = request.no_pivot;
+
+    NamespacePlan namespaces = TRY(plan_namespaces(request, plan));
+    plan.rootfs.user_namespace = plan.new_user_namespace || plan.joined_user_namespace;
+    for (const Mount& mount : request.spec.mounts) {
+        if (mount.type != "cgroup" && mount.type != "cgroup2") continue;
+        plan.rootfs.cgroups = TRY(cgroup_directories(request.cgroup));
+        break;
+    }
+    if (plan.rootfs.user_namespace) TRY(open_bind_sources(plan.rootfs));
+    if (request.cgroup != nullptr) plan.cgroup = TRY(request.cgroup->prepare_join(), "cgroup");
+    if (!request.start_socket_path.empty()) plan.listener = TRY(listen_for_start(request.start_socket_path));
+
+    auto [ours, theirs] = TRY(make_socket_pair(SOCK_SEQPACKET));
+    plan.channel = std::move(theirs);
+    namespaces.spawn.user_namespace = namespaces.user.get();
+    namespaces.spawn.pid_namespace = namespaces.pid.get();
+    if (plan.cgroup && plan.cgroup->unified_directory() >= 0) {
+        namespaces.spawn.cgroup = plan.cgroup->unified_directory();
+        plan.born_in_unified = true;
+    }
+    Spawned child = TRY(spawn(namespaces.spawn, run_init, &plan), "create container");
+    plan.channel.reset();
+    plan.listener.reset();
+
+    impl->id = request.id;
+    impl->bundle = request.bundle;
+    impl->pid = child.pid;
+    impl->hooks = request.spec.hooks;
+    impl->annotations = request.spec.annotations;
+    impl->namespaces = std::move(namespaces.kinds);
+    impl->start_socket_path = request.start_socket_path;
+    impl->channel = std::move(ours);
+    auto up = impl->bring_up(request, plan.new_user_namespace);
+    if (up) {
+        auto start_time = process_start_time(child.pid);
+        if (start_time) {
+            impl->start_time = *start_time;
+        } else {
+            up = std::unexpected<Error>(std::move(start_time).error());
+        }
+    }
+    if (!up) {
+        kill_and_reap(child);
+        if (!request.start_socket_path.empty()) ::unlink(request.start_socket_path.c_str());
+        return std::unexpected<Error>(std::move(up).error());
+    }
+    impl->pidfd = std::move(child.pidfd);
+    if (!request.start_socket_path.empty()) impl->channel.reset();
+    return Container(std::move(impl));
+}
+
+Result<> Container::start() {
+    if (impl_->started) return fail(Code::conflict, "container " + impl_->id + " has already been started");
+    if (!impl_->channel) {
+        auto socket = connect_for_start(impl_->start_socket_path);
+        if (!socket)
+            return std::unexpected<Error>(
+                std::move(socket).error().context("cannot start " + impl_->id).with_code(Code::conflict));
+        impl_->channel = std::move(*socket);
+        ::unlink(impl_->start_socket_path.c_str());
+    }
+    impl_->timeline.started = monotonic_ns();
+    Message start{.kind = MessageKind::start};
+    start.pid = impl_->pid;
+    auto outcome = [&]() -> Result<> {
+        TRY(send_message(impl_->channel.get(), start));
+        auto message = TRY(receive_message(impl_->channel.get()));
+        if (message) return std::unexpected<Error>(error_of(*message));
+        return {};
+    }();
+    impl_->timeline.executed = monotonic_ns();
+    impl_->channel.reset();
+    if (!outcome) {
+        Spawned child;
+        child.pid = impl_->pid;
+        child.pidfd = std::move(impl_->pidfd);
+        kill_and_reap(child);
+        impl_->pidfd = std::move(child.pidfd);
+        return outcome;
+    }
+    impl_->started = true;
+    // The container runs: a failing poststart hook is told, and that is all (runtime.md "Lifecycle", step 10).
+    if (auto hooks = run_hooks(impl_->hooks.poststart, "poststart", impl_->hook_state("running")); !hooks)
+        log_warn("container.poststart", {{"id", impl_->id}, {"error", hooks.error()}});
+    return {};
+}
+
+Result<> Container::signal(int signal_number) const {
+    // SAFETY: pidfd_send_signal(2) without siginfo.
+    if (::syscall(SYS_pidfd_send_signal, impl_->pidfd.get(), signal_number, nullptr, 0) < 0)
+        return fail_errno("signal");
+    return {};
+}
+
+Result<> Container::run_poststop_hooks() const {
+    return run_hooks(impl_->hooks.poststop, "poststop", impl_->hook_state("stopped"));
+}
+
+const std::string& Container::id() const {
+    return impl_->id;
+}
+pid_t Container::pid() const {
+    return impl_->pid;
+}
+int Container::pidfd() const {
+    return impl_->pidfd.get();
+}
+Fd Container::take_terminal() {
+    return std::move(impl_->terminal);
+}
+const ResolvedUser& Container::user() const {
+    return impl_->user;
+}
+const Timeline& Container::timeline() const {
+    return impl_->timeline;
+}
+bool Container::started() const {
+    return impl_->started;
+}
+
+Result<Fd> Container::open_root() const {
+    Fd root = TRY(open_file("/proc/" + std::to_string(impl_->pid) + "/root", O_PATH | O_DIRECTORY));
+    // The pid was still ours when the root was opened.
+    if (::syscall(SYS_pidfd_send_signal, impl_->pidfd.get(), 0, nullptr, 0) < 0) return fail_errno("container");
+    return root;
+}
+
+json::object Container::state() const {
+    json::object object;
+    object["id"] = impl_->id;
+    object["pid"] = impl_->pid;
+    object["startTicks"] = impl_->start_time;
+    object["bundle"] = impl_->bundle;
+    object["started"] = impl_->started;
+    object["startSocket"] = impl_->start_socket_path;
+    json::array kinds;
+    for (const std::string& kind : impl_->namespaces) kinds.emplace_back(kind);
+    object["namespaces"] = std::move(kinds);
+    object["hooks"] = oci::to_json(impl_->hooks);
+    json::object annotations;
+    for (const auto& [name, value] : impl_->annotations) annotations[name] = value;
+    object["annotations"] = std::move(annotations);
+    return object;
+}
+
+Result<Container> Container::restore(const json::object& state) {
+    JsonReader reader(state, "state");
+    auto impl = std::make_unique<Impl>();
+    impl->id = TRY(reader.required_string("id"));
+    impl->pid = static_cast<pid_t>(TRY(reader.integer_or("pid", 0)));
+    impl->start_time = static_cast<std::uint64_t>(TRY(reader.integer_or("startTicks", 0)));
+    impl->bundle = TRY(reader.string_or("bundle", ""));
+    impl->started = TRY(reader.boolean_or("started", false));
+    impl->start_socket_path = TRY(reader.string_or("startSocket", ""));
+    impl->namespaces = TRY(reader.strings("namespaces"));
+    impl->annotations = TRY(reader.string_map("annotations"));
+    if (auto hooks = TRY(reader.child("hooks"))) impl->hooks = TRY(hooks_from_json(hooks->object()));
+    if (impl->pid <= 0) return fail(Code::invalid_argument, "state.pid: missing");
+    impl->pidfd.reset(static_cast<int>(::syscall(SYS_pidfd_open, impl->pid, 0)));
+    if (!impl->pidfd) return fail_errno(errno, "container " + impl->id);
+    // With the pidfd in hand the pid can't be reused any more: is it the one of then?
+    auto now = process_start_time(impl->pid);
+    if (!now || *now != impl->start_time) return fail(Code::not_found, "container " + impl->id + " has ended");
+    return Container(std::move(impl));
+}
+
+}  // namespace wherry::oci

@@ -1,0 +1,71 @@
+// What every process of a container goes through before it becomes its program, the first one and those of exec:
+// limits, terminal, user, capabilities, seccomp, working directory, descriptors. Internal to the room.
+// The plan is made in the parent, where failing is cheap; the steps run in the single-threaded child.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/fd.hpp"
+#include "base/result.hpp"
+#include "confine/capabilities.hpp"
+#include "confine/rlimits.hpp"
+#include "confine/seccomp.hpp"
+#include "oci/container.hpp"
+#include "oci/spec.hpp"
+#include "oci/user.hpp"
+
+namespace wherry::oci {
+
+struct ProcessPlan {
+    ProcessSpec process;
+    confine::Capabilities capabilities;
+    std::vector<confine::ResourceLimit> limits;
+    confine::SeccompProgram seccomp;
+    std::array<int, 3> stdio{-1, -1, -1};
+    std::vector<ExtraFd> extra_fds;
+    std::optional<Personality> personality;
+    bool new_session_keyring = false;
+    bool create_cwd = false;
+    bool init = false;
+    Fd init_binary;    // sealed memfd of the reaping init
+    std::string name;  // of the container, for the session keyring
+    std::uint16_t rows = 0, columns = 0;
+};
+
+Result<ProcessPlan> plan_process(const ProcessSpec& process, confine::SeccompProgram seccomp);
+
+class ProcessSetup {
+  public:
+    explicit ProcessSetup(ProcessPlan& plan) : plan_(plan) {}
+
+    // Before the namespaces are joined, while the host's /proc is there.
+    Result<> early();
+    // In the container's root: user and groups from its files.
+    Result<ResolvedUser> resolve();
+    Result<> attach_stdio(int terminal_slave);  // -1: the plan's descriptors
+    // Everything up to execve; afterwards the process has the container's rights and no descriptor but its own and
+    // `keep` (-1: none), which must be above the numbers of the plan's.
+    Result<> confine(std::span<const int> keep);
+    // Does not return unless execve fails.
+    Result<> execute();
+    // exec: "foo": ... as Docker words it; with the FailureKind in front (see failure_kind).
+    Result<std::string> find_program() const;
+
+  private:
+    Result<> enter_directory();
+    Result<> label();
+    Result<> scheduling();
+
+    ProcessPlan& plan_;
+    ResolvedUser user_;
+    std::string program_;
+    int init_fd_ = -1;
+};
+
+std::unexpected<Error> program_error(FailureKind kind, std::string message, int os_errno);
+
+}  // namespace wherry::oci
