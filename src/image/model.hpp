@@ -121,11 +121,11 @@ Result<Index> parse_index(std::string_view text);
 Result<ImageConfig> parse_image_config(std::string_view text);
 Result<RunConfig> parse_run_config(const JsonReader& reader);
 
-json::object to_json(const Descriptor& descriptor);
-json::object to_json(const Manifest& manifest);
-json::object to_json(const Index& index);
-json::object to_json(const ImageConfig& config);
-json::object to_json(const RunConfig& config);  // Docker's spelling: "Env", "Cmd", ...
+json::object encode(const Descriptor& descriptor);
+json::object encode(const Manifest& manifest);
+json::object encode(const Index& index);
+json::object encode(const ImageConfig& config);
+json::object encode(const RunConfig& config);  // Docker's spelling: "Env", "Cmd", ...
 
 // One Dockerfile instruction of `import --change` and `commit --change`: CMD ENTRYPOINT ENV EXPOSE LABEL ONBUILD USER
 // VOLUME WORKDIR STOPSIGNAL SHELL HEALTHCHECK, shell and exec forms. invalid_argument says what is wrong with it.

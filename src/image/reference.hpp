@@ -31,7 +31,6 @@ enum class DefaultTag { latest, none };  // what to do when there is neither tag
 
 // invalid_argument with Docker's words: "invalid reference format", "repository name must be lowercase", ...
 Result<Reference> parse_reference(std::string_view text, DefaultTag default_tag = DefaultTag::latest);
-// The same without normalising away a name of 64 hexadecimal digits, which is refused as a name (it would be read as an
 // id).
 Result<> check_tag(std::string_view tag);  // [A-Za-z0-9_][A-Za-z0-9_.-]{0,127}
 
