@@ -86,8 +86,8 @@ class Lease {
 
   private:
     friend class ImageStore;
-    explicit Lease(ImageStore* store) : store_(store) {}
-    ImageStore* store_;
+    explicit Lease(ImageStore* store);
+    ImageStore* store_;  // nullptr: moved from
     std::vector<std::string> held_;
 };
 
@@ -117,7 +117,7 @@ class ImageStore {
     // Forgets the image and removes layers and blobs that no other image, lease or `layers_in_use` (diff ids of
     // containers) needs. Returns the diff ids removed.
     Result<std::vector<std::string>> remove(std::string_view image_id, const std::set<std::string>& layers_in_use);
-    // Removes every layer and blob nobody refers to. Returns the bytes freed.
+    // Removes every layer and blob nobody refers to; nothing while there are leases. Returns the bytes freed.
     Result<std::uint64_t> collect_garbage(const std::set<std::string>& layers_in_use);
     // Hashes configuration and layers again; data_loss names what was changed.
     Result<> verify(std::string_view image_id) const;
@@ -134,16 +134,24 @@ class ImageStore {
         std::string parent;
         std::vector<std::string> diff_ids;
     };
+    class Addition;
     Result<> read_records();
-    Result<std::vector<std::string>> remove_unused(const std::set<std::string>& candidates,
-                                                   const std::set<std::string>& layers_in_use);
+    std::string record_path(std::string_view image_id) const;
+    Result<Image> describe(const std::string& image_id, const Record& record) const;
+    std::set<std::string> referenced_layers() const;
+    // Of the candidates, those nobody needs are removed. The lock is held.
+    std::vector<std::string> remove_unused(const std::set<std::string>& candidates,
+                                           const std::set<std::string>& layers_in_use);
+    // Takes back what a failed operation added.
+    void discard(const std::set<std::string>& fresh_layers, const std::vector<std::string>& fresh_images);
 
     ImageStoreOptions options_;
     std::unique_ptr<ContentStore> content_;
     std::unique_ptr<LayerStore> layers_;
-    mutable std::mutex mutex_;               // guards the two below
+    mutable std::mutex mutex_;               // guards what follows
     std::map<std::string, Record> records_;  // by image id
     std::map<std::string, int> held_;        // by digest: how many leases
+    int leases_ = 0;
 };
 
 }  // namespace wherry::image

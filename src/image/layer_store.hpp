@@ -22,6 +22,7 @@ struct LayerInfo {
     std::uint64_t tar_bytes = 0;   // length of that stream
     std::uint64_t size_bytes = 0;  // content of its files, as Docker counts a layer's size
     std::uint64_t entries = 0;
+    bool fresh = false;  // add() made it, it was not there before
 };
 
 // Against archives made to fill the disk. resource_exhausted beyond.
