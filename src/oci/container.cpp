@@ -196,7 +196,8 @@ Result<std::uint64_t> process_start_time(pid_t pid) {
     std::string stat = TRY(read_file("/proc/" + std::to_string(pid) + "/stat", 4096));
     // The name in field 2 may hold anything, also ") ": fields are counted from its last parenthesis.
     std::size_t at = stat.rfind(')');
-    if (at == std::string::npos) return fail(Code::data_loss, "/proc/<pid>/stat");
+    if (at == std::string::npos || at + 2 >= stat.size()) return fail(Code::data_loss, "/proc/<pid>/stat");
+    if (char state = stat[at + 2]; state == 'Z' || state == 'X') return fail(Code::not_found, "the process has ended");
     constexpr int fields_after_name = 20;  // field 22
     for (int i = 0; i < fields_after_name; ++i) {
         at = stat.find(' ', at + 1);
@@ -217,7 +218,7 @@ HookState Container::Impl::hook_state(const char* status) const {
     HookState hook;
     hook.id = id;
     hook.status = status;
-    hook.pid = std::string_view(status) == "stopped" ? 0 : pid;
+    hook.pid = pid;
     hook.bundle = bundle;
     hook.annotations = annotations;
     return hook;
@@ -376,8 +377,16 @@ Result<> Container::signal(int signal_number) const {
     return {};
 }
 
-Result<> Container::run_poststop_hooks() const {
-    return run_hooks(impl_->hooks.poststop, "poststop", impl_->hook_state("stopped"));
+Result<> run_poststop_hooks(const json::object& state) {
+    JsonReader reader(state, "state");
+    auto hooks = TRY(reader.child("hooks"));
+    if (!hooks) return {};
+    HookState hook;
+    hook.id = TRY(reader.required_string("id"));
+    hook.status = "stopped";
+    hook.bundle = TRY(reader.string_or("bundle", ""));
+    hook.annotations = TRY(reader.string_map("annotations"));
+    return run_hooks(TRY(hooks_from_json(hooks->object())).poststop, "poststop", hook);
 }
 
 const std::string& Container::id() const {

@@ -139,7 +139,6 @@ class Container {
     Result<> start();
     Result<ExecProcess> exec(ExecRequest request);
     Result<> signal(int signal_number) const;  // to the first process; not_found when it is gone
-    Result<> run_poststop_hooks() const;       // by whoever deletes
 
     const std::string& id() const;
     pid_t pid() const;   // in the caller's pid namespace
@@ -159,7 +158,11 @@ class Container {
     std::unique_ptr<Impl> impl_;
 };
 
-// Start time of a process in clock ticks after boot (/proc/<pid>/stat, field 22); tells a reused pid.
+// To be called by whoever deletes a container, when its processes are gone; `state` as Container::state() gave it.
+Result<> run_poststop_hooks(const json::object& state);
+
+// Start time of a process in clock ticks after boot (/proc/<pid>/stat, field 22); tells a reused pid. not_found also
+// for one that has ended and waits to be reaped.
 Result<std::uint64_t> process_start_time(pid_t pid);
 
 // To be called first in main() of a binary that links this library: makes the process non-dumpable, and re-executes
