@@ -9,6 +9,7 @@
 #include <net/if.h>
 #include <sys/socket.h>
 
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -322,24 +323,38 @@ Result<> NetlinkSocket::move_to_namespace(int index, int netns) {
 
 Result<> NetlinkSocket::activate_bridge_port(const std::string& name, const BridgePortOptions& options) {
     TRY(check_name(name));
-    return request(
-        RTM_NEWLINK, 0, link_header(0, IFF_UP, IFF_UP),
-        [&](NetlinkWriter& writer) {
-            writer.string(IFLA_IFNAME, name);
-            auto families = writer.nest(IFLA_AF_SPEC);
-            auto inet6 = writer.nest(AF_INET6);
-            writer.u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
-            writer.close(inet6);
-            writer.close(families);
-            auto info = writer.nest(IFLA_LINKINFO);
-            writer.string(IFLA_INFO_SLAVE_KIND, "bridge");
-            auto data = writer.nest(IFLA_INFO_SLAVE_DATA);
-            writer.u8(IFLA_BRPORT_MODE, options.hairpin ? 1 : 0);
-            writer.u8(IFLA_BRPORT_ISOLATED, options.isolated ? 1 : 0);
-            writer.close(data);
-            writer.close(info);
-        },
-        "activate bridge port " + name);
+    auto outcome = send_bridge_port(name, options, true);
+    // A kernel started with ipv6.disable=1 knows no IPv6 attributes, and gives no such addresses.
+    if (!outcome && outcome.error().os_errno() == EAFNOSUPPORT) return send_bridge_port(name, options, false);
+    return outcome;
+}
+
+Result<> NetlinkSocket::send_bridge_port(const std::string& name, const BridgePortOptions& options, bool has_ipv6) {
+    // Two messages: the kernel handles a message's flags before its IPv6 part, and would have given an address by then.
+    NetlinkWriter writer;
+    constexpr std::uint16_t flags = NLM_F_REQUEST | NLM_F_ACK;
+    writer.begin(RTM_NEWLINK, flags, channel_.next_sequence(), link_header(0));
+    writer.string(IFLA_IFNAME, name);
+    if (has_ipv6) {
+        auto families = writer.nest(IFLA_AF_SPEC);
+        auto inet6 = writer.nest(AF_INET6);
+        writer.u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
+        writer.close(inet6);
+        writer.close(families);
+    }
+    auto info = writer.nest(IFLA_LINKINFO);
+    writer.string(IFLA_INFO_SLAVE_KIND, "bridge");
+    auto data = writer.nest(IFLA_INFO_SLAVE_DATA);
+    writer.u8(IFLA_BRPORT_MODE, options.hairpin ? 1 : 0);
+    writer.u8(IFLA_BRPORT_ISOLATED, options.isolated ? 1 : 0);
+    writer.close(data);
+    writer.close(info);
+    writer.end();
+    writer.begin(RTM_NEWLINK, flags, channel_.next_sequence(), link_header(0, IFF_UP, IFF_UP));
+    writer.string(IFLA_IFNAME, name);
+    writer.end();
+    TRY(channel_.transact(writer, 2), "activate bridge port " + name);
+    return {};
 }
 
 Result<> NetlinkSocket::add_address(int index, const IpPrefix& prefix) {

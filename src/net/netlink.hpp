@@ -103,6 +103,7 @@ class NetlinkSocket {
     // Sends one request, built by `fill` into the writer after the header, and waits for its acknowledgement.
     template <class Body, class Fill>
     Result<> request(std::uint16_t type, std::uint16_t flags, const Body& body, Fill fill, std::string_view what);
+    Result<> send_bridge_port(const std::string& name, const BridgePortOptions& options, bool has_ipv6);
 
     NetlinkChannel channel_;
 };

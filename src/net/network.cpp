@@ -268,6 +268,16 @@ Result<BridgeInfo> KernelNetworkManager::ensure_bridge(const BridgeOptions& opti
         }
     }
 
+    if (managed() && bridges_.empty()) {
+        // iptables-legacy's tables are another world that nf_tables can't see, and a DROP there is final.
+        auto legacy = read_file("/proc/thread-self/net/ip_tables_names", 4096);
+        if (legacy && legacy->find("filter") != std::string::npos)
+            log_warn(
+                "net.firewall.legacy",
+                {{"reason", "iptables-legacy rules are loaded: if their FORWARD chain drops, accept the bridge there"},
+                 {"bridge", options.name}});
+    }
+
     const bool created = !link;
     if (created) {
         TRY(socket.create_bridge(options.name, MacAddress::from_ip(bridge.info.gateway), bridge.info.mtu));

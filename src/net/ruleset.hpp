@@ -49,7 +49,7 @@ class Ruleset {
     Result<> remove_ports(std::span<const PortMapping> ports);
     // What the kernel has now.
     Result<std::vector<PortMapping>> ports();
-    Result<bool> present();  // the table is there
+    Result<bool> present();  // the table is there and was not flushed
 
     // An accept rule for each direction of each bridge at the head of `filter FORWARD` (iptables-nft's chain, which
     // dockerd and others set to drop), where that chain is there and lacks it. Others of ours are removed.

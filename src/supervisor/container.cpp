@@ -130,7 +130,19 @@ Result<> SupervisedContainer::start() {
     if (first_->reaped) return fail(Code::conflict, "the container has ended");
     if (started_) return fail(Code::conflict, "the container is running");
     first_->started_at = wall_now();
-    TRY(container_->start());
+    if (auto started = container_->start(); !started) {
+        // The process has ended, and the runtime has reaped it.
+        first_->reaped = true;
+        first_->started_at = {};
+        first_->close_streams();
+        first_->output().close_sources();
+        ExitStatus status;
+        status.code = oci::failure_exit_code(started.error());
+        status.finished_at = wall_now();
+        first_->announce_exit(status);
+        remove_cgroup();
+        return started;
+    }
     started_ = true;
     for (const auto& phase : container_->timeline().phases())
         timings_.push_back({std::string(phase.name), phase.at_ns - begin_ns_});
@@ -138,7 +150,7 @@ Result<> SupervisedContainer::start() {
     surroundings_.loop.defer([this, alive = std::weak_ptr(alive_)] {
         if (alive.lock() && !first_->reaped) watch_oom();
     });
-    return container_->run_poststart_hooks();
+    return {};
 }
 
 void SupervisedContainer::watch_oom() {

@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <deque>
 
 #include "base/encoding.hpp"
 #include "base/json.hpp"
@@ -495,9 +496,36 @@ Result<std::uint64_t> seek_back_local(int fd, const LogReadOptions& filter, std:
 
 }  // namespace
 
+namespace {
+
+// For a file whose end is not whole: a writer is in the middle of a record, or a crash was.
+Result<std::uint64_t> seek_back_by_walking(LogDriver format, int fd, const LogReadOptions& filter,
+                                           std::size_t& entries) {
+    EntryScanner scanner(format, fd, 0);
+    std::deque<std::uint64_t> starts;
+    while (true) {
+        std::uint64_t start = scanner.position();
+        auto entry = scanner.next();
+        if (!entry || !*entry) break;
+        if (!wanted(filter, (*entry)->stream)) continue;
+        starts.push_back(start);
+        if (starts.size() > entries) starts.pop_front();
+    }
+    entries -= starts.size();
+    return starts.empty() || entries > 0 ? 0 : starts.front();
+}
+
+}  // namespace
+
 Result<std::uint64_t> seek_back(LogDriver format, int fd, const LogReadOptions& filter, std::size_t& entries) {
     if (entries == 0) return file_size(fd);
-    return format == LogDriver::local ? seek_back_local(fd, filter, entries) : seek_back_json(fd, filter, entries);
+    if (format == LogDriver::json_file) return seek_back_json(fd, filter, entries);
+    std::size_t left = entries;
+    auto position = seek_back_local(fd, filter, left);
+    if (!position && position.error().code() == Code::data_loss)
+        return seek_back_by_walking(format, fd, filter, entries);
+    entries = left;
+    return position;
 }
 
 }  // namespace wherry::supervisor

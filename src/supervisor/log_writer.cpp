@@ -97,7 +97,10 @@ Result<> LogWriter::open_current(bool fresh) {
         size = header.size();
     }
     file->size = size;
-    if (file_) file_->next = file;
+    if (file_) {
+        file_->next = file;
+        ++generation_;
+    }
     file_ = std::move(file);
     inode_ = info.st_ino;
     remember_place();
@@ -216,7 +219,7 @@ void LogWriter::remember_place() {
         // Half as dense from now on, but the first place of each file stays; then the oldest go.
         std::size_t kept = 0;
         for (std::size_t i = 0; i < places_.size(); ++i) {
-            bool first_of_file = i == 0 || places_[i].inode != places_[i - 1].inode;
+            bool first_of_file = i == 0 || places_[i].generation != places_[i - 1].generation;
             if (i % 2 == 0 || first_of_file) places_[kept++] = places_[i];
         }
         places_.resize(kept);
@@ -224,7 +227,7 @@ void LogWriter::remember_place() {
             places_.erase(places_.begin(), places_.begin() + static_cast<std::ptrdiff_t>(kept - max_places / 2));
         place_spacing_ *= 2;
     }
-    places_.push_back({inode_, file_->size, written_});
+    places_.push_back({generation_, file_->size, written_});
 }
 
 void LogWriter::rotate() {
@@ -302,6 +305,23 @@ void LogWriter::wait_for_compressor() {
     finish_compression(got == compressor_ && WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0);
 }
 
+// nullptr: it is gone, or damaged.
+std::shared_ptr<LogFile> LogWriter::open_rotated(std::uint32_t number) const {
+    auto file = std::make_shared<LogFile>();
+    auto opened = open_file(rotated_name(options_, number, false), O_RDONLY | O_NOFOLLOW);
+    if (!opened) {
+        auto packed = open_file(rotated_name(options_, number, true), O_RDONLY | O_NOFOLLOW);
+        if (!packed) return nullptr;
+        opened = gunzip_to_memory(packed->get());
+        if (!opened) return nullptr;
+    }
+    struct stat info{};
+    if (::fstat(opened->get(), &info) < 0) return nullptr;
+    file->size = static_cast<std::uint64_t>(info.st_size);
+    file->fd = std::move(*opened);
+    return file;
+}
+
 LogPosition LogWriter::find(const StreamOffsets& wanted) {
     auto at_or_before = [&](const Place& place) {
         return place.offsets[0] <= wanted[0] && place.offsets[1] <= wanted[1];
@@ -311,33 +331,16 @@ LogPosition LogWriter::find(const StreamOffsets& wanted) {
     // The place's file may be rotated and even removed by now: then the next place that still exists.
     for (std::size_t i = start; i < places_.size(); ++i) {
         const Place& place = places_[i];
-        if (place.inode == inode_) return {file_, place.position, place.offsets};
-        // Files between that one and the current one, newest first; chained once the wanted one is found.
-        std::shared_ptr<LogFile> newer = file_;
-        for (std::uint32_t number = 1; number < options_.max_files; ++number) {
-            auto file = std::make_shared<LogFile>();
-            ino_t inode = 0;
-            if (auto plain = open_file(rotated_name(options_, number, false), O_RDONLY | O_NOFOLLOW)) {
-                struct stat info{};
-                if (::fstat(plain->get(), &info) < 0) break;
-                inode = info.st_ino;
-                file->size = static_cast<std::uint64_t>(info.st_size);
-                file->fd = std::move(*plain);
-            } else if (auto packed = open_file(rotated_name(options_, number, true), O_RDONLY | O_NOFOLLOW)) {
-                auto known = gzip_inode(packed->get());
-                auto memory = gunzip_to_memory(packed->get());
-                struct stat info{};
-                if (!known || !memory || ::fstat(memory->get(), &info) < 0) break;
-                inode = *known;
-                file->size = static_cast<std::uint64_t>(info.st_size);
-                file->fd = std::move(*memory);
-            } else {
-                break;
-            }
-            file->next = newer;
-            if (inode == place.inode) return {file, place.position, place.offsets};
-            newer = file;
+        std::uint64_t rotations = generation_ - place.generation;
+        if (rotations >= options_.max_files) continue;
+        // From the current file back to that one, chained as they follow each other.
+        std::shared_ptr<LogFile> file = file_;
+        for (std::uint32_t number = 1; number <= rotations && file; ++number) {
+            std::shared_ptr<LogFile> older = open_rotated(number);
+            if (older) older->next = file;
+            file = std::move(older);
         }
+        if (file) return {file, place.position, place.offsets};
     }
     // Nothing older than the current file is left; its own first place is always known or it is the head.
     return head();

@@ -86,9 +86,10 @@ class LogWriter {
                    WallTime now);
     void write_batch(std::string& batch, StreamOffsets& batch_bytes);
     void remember_place();
+    std::shared_ptr<LogFile> open_rotated(std::uint32_t number) const;
 
     struct Place {
-        ino_t inode;
+        std::uint64_t generation;  // of the file: counts this writer's rotations
         std::uint64_t position;
         StreamOffsets offsets;
     };
@@ -97,6 +98,7 @@ class LogWriter {
     std::string attributes_;
     std::shared_ptr<LogFile> file_;
     ino_t inode_ = 0;
+    std::uint64_t generation_ = 0;
     StreamOffsets written_{};  // stream offsets at the end of the file
     std::array<std::string, 2> pending_;
     std::uint64_t entries_ = 0;
