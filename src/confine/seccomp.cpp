@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 
 namespace wherry::confine {
@@ -20,8 +21,9 @@ struct Header {
     std::uint32_t count;
     std::uint32_t reserved;
     std::uint64_t checksum;  // of flags, count and the instructions
+    char digest[32];         // SHA-256 of the whole with this field zero; the cache's own, not checked here
 };
-static_assert(sizeof(Header) == 32);
+static_assert(sizeof(Header) == 64 && offsetof(Header, digest) == seccomp_digest_offset);
 static_assert(sizeof(sock_filter) == 8);
 
 constexpr char magic[8] = {'W', 'H', 'R', 'Y', 'B', 'P', 'F', '\0'};

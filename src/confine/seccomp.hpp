@@ -3,6 +3,7 @@
 
 #include <linux/filter.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -22,6 +23,8 @@ struct SeccompProgram {
     bool empty() const { return instructions.empty(); }
 };
 
+// Where a serialized program has 32 bytes for the digest of whoever keeps it in a file.
+inline constexpr std::size_t seccomp_digest_offset = 32;
 // As bytes, for the wire or a file: a header (magic, version, flags, count, checksum) and the instructions.
 std::string serialize(const SeccompProgram& program);
 // data_loss when it is cut, altered or of another version.

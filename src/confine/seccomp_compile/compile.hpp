@@ -21,6 +21,9 @@ namespace wherry::confine {
 // libraries fall back.
 Result<SeccompProgram> compile_seccomp(const SeccompProfile& profile);
 
+// 64 hexadecimal digits that stand for the profile and everything else the program depends on.
+std::string seccomp_cache_key(const SeccompProfile& profile);
+
 // "openat" for 257 of AUDIT_ARCH_X86_64 (linux/audit.h); nullopt for a number nobody has named.
 std::optional<std::string> syscall_name(std::uint32_t audit_arch, int number);
 
@@ -38,6 +41,8 @@ class SeccompCache {
     // Compiles at most once for equal profiles. A directory that cannot be written costs only the reuse, not the
     // program; then `path` is empty.
     Result<Entry> get(const SeccompProfile& profile);
+    // default_seccomp_profile(conditions), remembered without building the profile again: microseconds on the hot path.
+    Result<Entry> get_default(const SeccompConditions& conditions);
 
   private:
     explicit SeccompCache(std::string directory);
