@@ -26,7 +26,7 @@ struct SeccompDenial {
     std::uint32_t arch = 0;  // AUDIT_ARCH_...
     int syscall = -1;
     int signal = 0;            // 0 or SIGSYS
-    std::uint32_t action = 0;  // SECCOMP_RET_... of the record's code
+    std::uint32_t action = 0;  // SECCOMP_RET_... of the record's code, its low 16 bits the errno given
 };
 
 // One record's text ("audit(…): auid=… pid=… comm="…" … sig=0 arch=c000003e syscall=41 … code=0x50000"). Hostile by
