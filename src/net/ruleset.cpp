@@ -259,7 +259,7 @@ Result<std::vector<PortMapping>> Ruleset::ports() {
 }
 
 Result<bool> Ruleset::present() {
-    return nft_table_exists(channel_, NftFamily::ip, table_);
+    return !TRY(nft_rules(channel_, NftFamily::ip, table_, "nat-prerouting")).empty();
 }
 
 Result<> Ruleset::sync_foreign(NftFamily family, std::span<const RulesetNetwork> networks) {

@@ -386,6 +386,13 @@ TEST_F(NetworkTest, a_deleted_table_comes_back) {
         must(manager_->recheck());
     });
     EXPECT_THAT(ask(neighbour(), SOCK_STREAM, "198.51.100.1", 8080), StartsWith("web"));
+    if (!test::have("nft")) GTEST_SKIP() << "needs nft (package nftables) for the other half";
+    in(host(), [&] {
+        EXPECT_EQ(test::run("nft flush table ip wherry"), "");
+        must(manager_->recheck());
+    });
+    EXPECT_THAT(ask(neighbour(), SOCK_STREAM, "198.51.100.1", 8080), StartsWith("web"));
+    EXPECT_EQ(ask(neighbour(), SOCK_STREAM, "198.51.100.1", 80), "refused");
 }
 
 TEST_F(NetworkTest, beside_dockers_firewall) {
