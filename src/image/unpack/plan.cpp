@@ -9,6 +9,7 @@ namespace {
 constexpr std::size_t max_path_bytes = 4095;
 constexpr std::size_t max_name_bytes = 255;
 constexpr std::string_view whiteout_prefix = ".wh.";
+constexpr std::string_view bookkeeping_prefix = ".wh..wh.";  // of aufs
 constexpr std::string_view opaque_name = ".wh..wh..opq";
 
 // Names come from outside and end up in messages: short, and printable.
@@ -21,7 +22,8 @@ std::string shown(std::string_view name) {
 }  // namespace
 
 Result<std::string> clean_path(std::string_view path) {
-    if (path.size() > max_path_bytes) return fail(Code::invalid_argument, "name is longer than 4095 bytes: " + shown(path));
+    if (path.size() > max_path_bytes)
+        return fail(Code::invalid_argument, "name is longer than 4095 bytes: " + shown(path));
     std::string clean;
     while (!path.empty()) {
         std::size_t slash = std::min(path.find('/'), path.size());
@@ -29,12 +31,14 @@ Result<std::string> clean_path(std::string_view path) {
         path.remove_prefix(std::min(slash + 1, path.size()));
         if (part.empty() || part == ".") continue;
         if (part == "..") {
-            if (clean.empty()) return fail(Code::invalid_argument, "name leads outside of the root: it has too many \"..\"");
+            if (clean.empty())
+                return fail(Code::invalid_argument, "name leads outside of the root: it has too many \"..\"");
             std::size_t last = clean.rfind('/');
             clean.resize(last == std::string::npos ? 0 : last);
             continue;
         }
-        if (part.size() > max_name_bytes) return fail(Code::invalid_argument, "name has a part longer than 255 bytes: " + shown(part));
+        if (part.size() > max_name_bytes)
+            return fail(Code::invalid_argument, "name has a part longer than 255 bytes: " + shown(part));
         if (!clean.empty()) clean += '/';
         clean += part;
     }
@@ -62,12 +66,23 @@ Result<Plan> plan_entry(const TarEntry& entry) {
     std::size_t slash = plan.path.rfind('/');
     std::string_view base = std::string_view(plan.path).substr(slash == std::string::npos ? 0 : slash + 1);
     std::string parent = plan.path.substr(0, slash == std::string::npos ? 0 : slash);
+    for (std::string_view rest = parent; !rest.empty();) {
+        std::string_view part = rest.substr(0, rest.find('/'));
+        if (part.starts_with(bookkeeping_prefix)) {
+            plan.kind = PlanKind::ignore;
+            return plan;
+        }
+        if (part.starts_with(whiteout_prefix)) {
+            return fail(Code::invalid_argument, "folder with a name reserved for whiteouts: " + shown(entry.path));
+        }
+        rest.remove_prefix(std::min(part.size() + 1, rest.size()));
+    }
     if (base == opaque_name) {
         plan.kind = PlanKind::opaque;
         plan.path = parent;
         return plan;
     }
-    if (base.starts_with(".wh..wh.")) {
+    if (base.starts_with(bookkeeping_prefix)) {
         plan.kind = PlanKind::ignore;
         return plan;
     }
@@ -82,7 +97,8 @@ Result<Plan> plan_entry(const TarEntry& entry) {
     }
     if (entry.type == TarType::hard_link) {
         plan.target = TRY(clean_path(entry.target), "link " + shown(entry.path) + " to " + shown(entry.target));
-        if (plan.target.empty()) return fail(Code::invalid_argument, "link " + shown(entry.path) + " to the root folder");
+        if (plan.target.empty())
+            return fail(Code::invalid_argument, "link " + shown(entry.path) + " to the root folder");
     }
     if (entry.type == TarType::symlink && (entry.target.empty() || entry.target.size() > max_path_bytes)) {
         return fail(Code::invalid_argument, "link " + shown(entry.path) + " has an impossible target");
