@@ -481,6 +481,8 @@ class HijackedStream final : public Stream {
     asio::awaitable<Result<>> shutdown_write() override {
         co_return co_await connection_->transport().shutdown_write();
     }
+    asio::awaitable<Result<>> wait_closed() override { co_return co_await connection_->transport().wait_closed(); }
+    void cancel() override { connection_->transport().cancel(); }
     void close() override { connection_->transport().close(); }
     int native_fd() const override { return connection_->transport().native_fd(); }
 
@@ -550,7 +552,8 @@ asio::awaitable<Result<>> quietly(asio::awaitable<Result<>> work) {
 
 }  // namespace
 
-asio::awaitable<Result<>> ServerConnection::while_connected(asio::awaitable<Result<>> work) {
+asio::awaitable<Result<>> ServerConnection::while_connected(asio::awaitable<Result<>> work,
+  std::function<void()> on_gone) {
     auto watched = std::make_shared<Watched>();
     asio::steady_timer ended(server_->executor, asio::steady_timer::time_point::max());
     auto self = shared_from_this();
@@ -567,17 +570,20 @@ asio::awaitable<Result<>> ServerConnection::while_connected(asio::awaitable<Resu
                                          self->transport_->cancel();
                                      }));
     bool gone = false;
+    auto end_work = [&] {
+        gone = true;
+        if (on_gone) on_gone();
+        watched->signal.emit(asio::cancellation_type::terminal);
+    };
     while (!watched->result) {
         bool watching = !gone && !cancelled_ && input_.size() - input_offset_ < read_size;
         if (watching) {
             auto filled = co_await fill();  // what a client pipelines meanwhile is kept
             if (filled || watched->result) continue;
-            gone = true;
-            watched->signal.emit(asio::cancellation_type::terminal);
+            end_work();
         } else {
             if (cancelled_ && !gone) {
-                gone = true;
-                watched->signal.emit(asio::cancellation_type::terminal);
+                end_work();
                 continue;
             }
             co_await ended.async_wait(asio::as_tuple(asio::use_awaitable));

@@ -58,7 +58,7 @@ class ServerConnection final : public std::enable_shared_from_this<ServerConnect
     void abort();
     asio::awaitable<Result<std::unique_ptr<Stream>>> hijack(std::string content_type);
     bool wants_upgrade() const;
-    asio::awaitable<Result<>> while_connected(asio::awaitable<Result<>> work);
+    asio::awaitable<Result<>> while_connected(asio::awaitable<Result<>> work, std::function<void()> on_gone);
     bool responded() const { return phase_ != Phase::open; }
 
     // What a hijacked stream does.

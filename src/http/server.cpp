@@ -72,8 +72,8 @@ asio::awaitable<Result<std::unique_ptr<Stream>>> Exchange::hijack(std::string co
 bool Exchange::wants_upgrade() const {
     return connection_.wants_upgrade();
 }
-asio::awaitable<Result<>> Exchange::while_connected(asio::awaitable<Result<>> work) {
-    return connection_.while_connected(std::move(work));
+asio::awaitable<Result<>> Exchange::while_connected(asio::awaitable<Result<>> work, std::function<void()> on_gone) {
+    return connection_.while_connected(std::move(work), std::move(on_gone));
 }
 bool Exchange::responded() const {
     return connection_.responded();

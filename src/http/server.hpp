@@ -46,6 +46,10 @@ class Stream {
     virtual asio::awaitable<Result<>> write(std::string_view data) = 0;
     // The peer sees the end of our output; reading goes on.
     virtual asio::awaitable<Result<>> shutdown_write() = 0;
+    // Returns when the peer has gone altogether; ending its output alone (shutdown) is not that.
+    virtual asio::awaitable<Result<>> wait_closed() = 0;
+    // Makes pending operations end with Code::cancelled.
+    virtual void cancel() = 0;
     virtual void close() = 0;
     // For splice(2) and the like; -1 with TLS. Bytes that came together with the request wait in the stream, not there.
     virtual int native_fd() const = 0;

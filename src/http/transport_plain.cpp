@@ -77,6 +77,13 @@ class PlainTransport final : public Transport {
         co_return Result<>{};
     }
 
+    asio::awaitable<Result<>> wait_closed() override {
+        // EPOLLHUP: both directions are shut (unix(7), tcp(7)).
+        auto [error] = co_await socket_.async_wait(asio::socket_base::wait_error, as_result);
+        if (error) co_return socket_failure(error, "wait for the client's end");
+        co_return Result<>{};
+    }
+
     void cancel() override {
         boost::system::error_code error;
         socket_.cancel(error);

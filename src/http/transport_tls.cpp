@@ -69,6 +69,12 @@ class TlsTransport final : public Transport {
         co_return Result<>{};
     }
 
+    asio::awaitable<Result<>> wait_closed() override {
+        auto [error] = co_await stream_.next_layer().async_wait(asio::socket_base::wait_error, as_result);
+        if (error) co_return tls_failure(error, "wait for the client's end");
+        co_return Result<>{};
+    }
+
     void cancel() override {
         boost::system::error_code error;
         stream_.next_layer().cancel(error);
