@@ -553,7 +553,7 @@ asio::awaitable<Result<>> quietly(asio::awaitable<Result<>> work) {
 }  // namespace
 
 asio::awaitable<Result<>> ServerConnection::while_connected(asio::awaitable<Result<>> work,
-  std::function<void()> on_gone) {
+                                                            std::function<void()> on_gone) {
     auto watched = std::make_shared<Watched>();
     asio::steady_timer ended(server_->executor, asio::steady_timer::time_point::max());
     auto self = shared_from_this();

@@ -104,9 +104,9 @@ class Exchange {
     asio::awaitable<Result<std::unique_ptr<Stream>>> hijack(std::string content_type);
     bool wants_upgrade() const;
 
-    // Runs `work`, and cancels it when the client goes away meanwhile (for wait, logs -f, events): then
-    // Code::cancelled. The body must have been read.
-    asio::awaitable<Result<>> while_connected(asio::awaitable<Result<>> work);
+    // Runs `work`, and cancels it when the client goes away meanwhile (for wait, logs -f, events): then Code::cancelled.
+    // Cancelling is Asio's (terminal) and `on_gone`, for what has a cancel() of its own. The body must have been read.
+    asio::awaitable<Result<>> while_connected(asio::awaitable<Result<>> work, std::function<void()> on_gone = {});
 
     bool responded() const;  // the response's head is sent
 

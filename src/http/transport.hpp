@@ -32,7 +32,7 @@ class Transport {
     virtual asio::awaitable<Result<>> write(WriteParts parts) = 0;                            // all of them
     virtual asio::awaitable<Result<>> shutdown_write() = 0;
     virtual asio::awaitable<Result<>> wait_closed() = 0;  // the peer closed both ways
-    virtual void cancel() = 0;  // pending operations end with cancelled; nothing read is lost
+    virtual void cancel() = 0;                            // pending operations end with cancelled; nothing read is lost
     virtual void close() = 0;
     virtual int native_fd() const = 0;
     virtual std::string client_certificate() const { return {}; }

@@ -7,12 +7,15 @@ namespace wherry::api::docker {
 namespace {
 
 asio::awaitable<Result<>> no_swarm(Call& call) {
-    return send_error(call.exchange, 503,
-                      "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this "
-                      "node to swarm and try again.");
+    return send_error(
+        call.exchange, 503,
+        "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this "
+        "node to swarm and try again.");
 }
 
-asio::awaitable<Result<>> no_plugins(Call& call) { return call.exchange.send(200, "application/json", "[]\n"); }
+asio::awaitable<Result<>> no_plugins(Call& call) {
+    return call.exchange.send(200, "application/json", "[]\n");
+}
 
 asio::awaitable<Result<>> unknown_plugin(Call& call) {
     co_return fail(Code::not_found, "plugin \"" + call.name() + "\" not found");
@@ -63,6 +66,8 @@ constexpr std::array routes = {
 
 }  // namespace
 
-std::span<const Route> absent_routes() { return routes; }
+std::span<const Route> absent_routes() {
+    return routes;
+}
 
 }  // namespace wherry::api::docker

@@ -15,8 +15,8 @@ namespace wherry::api::docker {
 struct DockerApi::State {
     State(engine::Engine& served, ApiOptions chosen) : engine(served), options(std::move(chosen)) {
         for (std::span<const Route> routes :
-             {system_routes(), container_routes(), container_stream_routes(), exec_routes(), image_routes(), volume_routes(),
-              network_routes(), absent_routes()})
+             {system_routes(), container_routes(), container_stream_routes(), exec_routes(), image_routes(),
+              volume_routes(), network_routes(), absent_routes()})
             for (const Route& route : routes) router.add(route.method, route.pattern, route.endpoint);
     }
 
@@ -35,7 +35,8 @@ struct Versioned {
     int minor = newest_minor;
 };
 
-// "/v1.41/containers/json" -> {"/containers/json", 1, 41}. nullopt: "/vsomething" that is no version is a path like any.
+// "/v1.41/containers/json" -> {"/containers/json", 1, 41}. nullopt: "/vsomething" that is no version is a path like
+// any.
 std::optional<Versioned> split_version(std::string_view path) {
     Versioned split{.path = path};
     if (!path.starts_with("/v") || path.size() < 3 || path[2] < '0' || path[2] > '9') return split;
@@ -56,7 +57,9 @@ std::optional<Versioned> split_version(std::string_view path) {
     return split;
 }
 
-std::string version_text(int minor) { return "1." + std::to_string(minor); }
+std::string version_text(int minor) {
+    return "1." + std::to_string(minor);
+}
 
 }  // namespace
 

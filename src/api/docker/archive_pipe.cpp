@@ -34,7 +34,9 @@ Result<ArchivePipe> ArchivePipe::create(const asio::any_io_executor& executor, D
     return ArchivePipe(std::move(state));
 }
 
-Fd ArchivePipe::take_engine_end() { return std::move(state_->engine_end); }
+Fd ArchivePipe::take_engine_end() {
+    return std::move(state_->engine_end);
+}
 
 void ArchivePipe::close() {
     boost::system::error_code error;

@@ -12,20 +12,34 @@ constexpr std::size_t json_body_limit = 8U << 20U;
 
 unsigned status_of(Code code) {
     switch (code) {
-        case Code::invalid_argument: return 400;
-        case Code::not_found: return 404;
-        case Code::already_exists: return 409;
-        case Code::conflict: return 409;
-        case Code::permission_denied: return 403;
-        case Code::unauthenticated: return 401;
-        case Code::resource_exhausted: return 500;
-        case Code::unavailable: return 503;
-        case Code::deadline_exceeded: return 500;
-        case Code::cancelled: return 500;
-        case Code::unimplemented: return 501;
-        case Code::data_loss: return 500;
-        case Code::out_of_range: return 400;
-        case Code::internal: return 500;
+        case Code::invalid_argument:
+            return 400;
+        case Code::not_found:
+            return 404;
+        case Code::already_exists:
+            return 409;
+        case Code::conflict:
+            return 409;
+        case Code::permission_denied:
+            return 403;
+        case Code::unauthenticated:
+            return 401;
+        case Code::resource_exhausted:
+            return 500;
+        case Code::unavailable:
+            return 503;
+        case Code::deadline_exceeded:
+            return 500;
+        case Code::cancelled:
+            return 500;
+        case Code::unimplemented:
+            return 501;
+        case Code::data_loss:
+            return 500;
+        case Code::out_of_range:
+            return 400;
+        case Code::internal:
+            return 500;
     }
     return 500;
 }
@@ -50,13 +64,18 @@ Result<std::optional<std::int64_t>> Call::integer(std::string_view key) const {
     std::int64_t number = 0;
     auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
     if (error != std::errc{} || end != value.data() + value.size())
-        return fail(Code::invalid_argument, "invalid value \"" + std::string(value) + "\" for parameter " + std::string(key));
+        return fail(Code::invalid_argument,
+                    "invalid value \"" + std::string(value) + "\" for parameter " + std::string(key));
     return number;
 }
 
-Result<engine::Filters> Call::filters() const { return parse_filters(query().get("filters")); }
+Result<engine::Filters> Call::filters() const {
+    return parse_filters(query().get("filters"));
+}
 
-Result<std::optional<WallTime>> Call::timestamp(std::string_view key) const { return parse_timestamp(query().get(key)); }
+Result<std::optional<WallTime>> Call::timestamp(std::string_view key) const {
+    return parse_timestamp(query().get(key));
+}
 
 Result<engine::Filters> parse_filters(std::string_view text) {
     engine::Filters filters;
@@ -105,7 +124,8 @@ Result<std::optional<WallTime>> parse_timestamp(std::string_view text) {
         if (digits.empty() || digits.size() > 9) return wrong();
         digits.resize(9, '0');
         auto fraction = std::from_chars(digits.data(), digits.data() + digits.size(), nanoseconds);
-        if (fraction.ec != std::errc{} || fraction.ptr != digits.data() + digits.size() || nanoseconds < 0) return wrong();
+        if (fraction.ec != std::errc{} || fraction.ptr != digits.data() + digits.size() || nanoseconds < 0)
+            return wrong();
     }
     if (seconds == 0 && nanoseconds == 0) return std::nullopt;
     return WallTime(Nanoseconds(seconds * 1'000'000'000 + nanoseconds));
@@ -141,6 +161,8 @@ asio::awaitable<Result<>> Call::send_json(unsigned status, JsonWriter writer) {
     return exchange.send(status, "application/json", writer.take_line());
 }
 
-asio::awaitable<Result<>> Call::send_status(unsigned status) { return exchange.send(status); }
+asio::awaitable<Result<>> Call::send_status(unsigned status) {
+    return exchange.send(status);
+}
 
 }  // namespace wherry::api::docker

@@ -37,7 +37,8 @@ asio::awaitable<Result<>> wait(Call& call) {
     // The client starts the container only when it has seen these.
     CO_CHECK(co_await call.exchange.stream(200, "application/json"));
     engine::WaitHandle* waiting = handle.get();
-    co_return co_await call.exchange.while_connected(finish_wait(call.exchange, *handle), [waiting] { waiting->cancel(); });
+    co_return co_await call.exchange.while_connected(finish_wait(call.exchange, *handle),
+                                                     [waiting] { waiting->cancel(); });
 }
 
 // ---- attach ----
@@ -56,7 +57,8 @@ asio::awaitable<Result<>> attach(Call& call) {
     if (!session) {
         // Clients of attach expect text, not JSON.
         const Error& error = session.error();
-        co_return co_await call.exchange.send(status_of(error.code()), std::string(raw_stream_type), error.describe() + "\r\n");
+        co_return co_await call.exchange.send(status_of(error.code()), std::string(raw_stream_type),
+                                              error.describe() + "\r\n");
     }
     std::string type(stream_content_type((*session)->terminal(), call.minor));
     CO_TRY(auto client, co_await call.exchange.hijack(std::move(type)));
@@ -127,7 +129,8 @@ asio::awaitable<Result<>> logs(Call& call) {
     format.raw = stream->terminal();
     CO_CHECK(co_await call.exchange.stream(200, std::string(stream_content_type(format.raw, call.minor))));
     engine::LogStream* reading = stream.get();
-    auto sent = co_await call.exchange.while_connected(send_logs(call.exchange, *stream, format), [reading] { reading->cancel(); });
+    auto sent = co_await call.exchange.while_connected(send_logs(call.exchange, *stream, format),
+                                                       [reading] { reading->cancel(); });
     if (!sent && sent.error().code() != Code::cancelled) call.exchange.abort();
     co_return sent;
 }
@@ -193,6 +196,8 @@ constexpr std::array routes = {
 
 }  // namespace
 
-std::span<const Route> container_stream_routes() { return routes; }
+std::span<const Route> container_stream_routes() {
+    return routes;
+}
 
 }  // namespace wherry::api::docker

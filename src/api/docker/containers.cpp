@@ -33,7 +33,8 @@ asio::awaitable<Result<>> inspect(Call& call) {
 asio::awaitable<Result<>> create(Call& call) {
     CO_TRY(auto body, co_await call.json_body(Call::Body::required));
     CO_TRY(auto spec, engine::decode_create_request(body));
-    engine::CreateRequest request{.name = call.text("name"), .spec = std::move(spec), .platform = call.text("platform")};
+    engine::CreateRequest request{
+        .name = call.text("name"), .spec = std::move(spec), .platform = call.text("platform")};
     CO_TRY(auto created, co_await call.engine.containers().create(std::move(request)));
     JsonWriter writer;
     writer.begin_object().member("Id", created.id).member("Warnings", created.warnings).end_object();
@@ -44,8 +45,9 @@ asio::awaitable<Result<>> start(Call& call) {
     // "{}" and "null" are what old clients send.
     CO_TRY(auto body, co_await call.exchange.read_all(64));
     if (body.size() > 7)
-        co_return fail(Code::invalid_argument,
-                       "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24");
+        co_return fail(
+            Code::invalid_argument,
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24");
     CO_TRY(auto outcome, co_await call.engine.containers().start(call.name()));
     co_return co_await call.send_status(outcome == engine::Outcome::changed ? 204 : 304);
 }
@@ -197,6 +199,8 @@ constexpr std::array routes = {
 
 }  // namespace
 
-std::span<const Route> container_routes() { return routes; }
+std::span<const Route> container_routes() {
+    return routes;
+}
 
 }  // namespace wherry::api::docker

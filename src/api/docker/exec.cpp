@@ -17,7 +17,8 @@ struct ConsoleSize {
 Result<ConsoleSize> console_size(const JsonReader& reader) {
     const json::value* size = reader.find("ConsoleSize");
     if (size == nullptr) return ConsoleSize{};
-    if (!size->is_array() || size->get_array().size() != 2) return reader.wrong("ConsoleSize", "an array of two numbers");
+    if (!size->is_array() || size->get_array().size() != 2)
+        return reader.wrong("ConsoleSize", "an array of two numbers");
     unsigned numbers[2] = {};
     for (std::size_t i = 0; i < 2; ++i) {
         const json::value& item = size->get_array()[i];
@@ -108,6 +109,8 @@ constexpr std::array routes = {
 
 }  // namespace
 
-std::span<const Route> exec_routes() { return routes; }
+std::span<const Route> exec_routes() {
+    return routes;
+}
 
 }  // namespace wherry::api::docker

@@ -93,7 +93,8 @@ asio::awaitable<Result<>> load_into(engine::Images& images, Fd archive, engine::
     co_return co_await images.load(std::move(archive), std::move(progress));
 }
 
-asio::awaitable<Result<>> import_into(engine::Images& images, Fd archive, engine::ImportOptions options, std::string& id) {
+asio::awaitable<Result<>> import_into(engine::Images& images, Fd archive, engine::ImportOptions options,
+                                      std::string& id) {
     CO_TRY(id, co_await images.import(std::move(archive), std::move(options)));
     co_return Result<>{};
 }
@@ -131,9 +132,8 @@ asio::awaitable<Result<>> import(Call& call) {
     CO_TRY(auto pipe, ArchivePipe::create(co_await asio::this_coro::executor, ArchivePipe::Direction::to_engine));
     std::string id;
     Fd archive = pipe.take_engine_end();
-    CO_CHECK(verdict(
-        co_await run_both(pipe.send_body(call.exchange),
-                          import_into(call.engine.images(), std::move(archive), std::move(options), id))));
+    CO_CHECK(verdict(co_await run_both(pipe.send_body(call.exchange),
+                                       import_into(call.engine.images(), std::move(archive), std::move(options), id))));
     CO_CHECK(co_await call.exchange.stream(200, "application/json"));
     co_return co_await call.exchange.write(status_line("status", id));
 }
@@ -142,14 +142,15 @@ asio::awaitable<Result<>> create(Call& call) {
     std::string source = call.text("fromSrc");
     if (source == "-") co_return co_await import(call);
     if (!source.empty())
-        co_return fail(Code::unimplemented, "importing from a URL is not offered: fetch it and import from standard input");
+        co_return fail(Code::unimplemented,
+                       "importing from a URL is not offered: fetch it and import from standard input");
     if (call.text("fromImage").empty())
         co_return fail(Code::invalid_argument, "images/create needs fromImage or fromSrc");
     std::string name = call.text("fromImage");
     std::string tag = call.text("tag");
     if (!tag.empty()) name += (tag.contains(':') ? "@" : ":") + tag;
-    co_return fail(Code::unimplemented, "pulling from registries is not offered: " + name +
-                                            " can be brought in with load or import");
+    co_return fail(Code::unimplemented,
+                   "pulling from registries is not offered: " + name + " can be brought in with load or import");
 }
 
 // ---- archives out ----
@@ -186,7 +187,9 @@ asio::awaitable<Result<>> save(Call& call, std::vector<std::string> references) 
     co_return Result<>{};
 }
 
-asio::awaitable<Result<>> save_one(Call& call) { return save(call, {call.name()}); }
+asio::awaitable<Result<>> save_one(Call& call) {
+    return save(call, {call.name()});
+}
 
 asio::awaitable<Result<>> save_many(Call& call) {
     std::vector<std::string> names;
@@ -210,6 +213,8 @@ constexpr std::array routes = {
 
 }  // namespace
 
-std::span<const Route> image_routes() { return routes; }
+std::span<const Route> image_routes() {
+    return routes;
+}
 
 }  // namespace wherry::api::docker

@@ -9,7 +9,12 @@ namespace {
 std::size_t utf8_length(std::string_view text) {
     auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
     unsigned first = byte(0);
-    std::size_t length = first < 0x80 ? 1 : first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : first < 0xF5 ? 4 : 0;
+    std::size_t length = first < 0x80   ? 1
+                         : first < 0xC2 ? 0
+                         : first < 0xE0 ? 2
+                         : first < 0xF0 ? 3
+                         : first < 0xF5 ? 4
+                                        : 0;
     if (length == 0 || length > text.size()) return 0;
     for (std::size_t i = 1; i < length; ++i)
         if ((byte(i) & 0xC0U) != 0x80U) return 0;
@@ -30,7 +35,9 @@ constexpr std::array<bool, 256> plain_bytes = [] {
 
 }  // namespace
 
-std::string JsonWriter::json_text(const json::value& document) { return to_json(document); }
+std::string JsonWriter::json_text(const json::value& document) {
+    return to_json(document);
+}
 
 JsonWriter& JsonWriter::key(std::string_view name) {
     separate();

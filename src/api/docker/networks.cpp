@@ -106,6 +106,8 @@ constexpr std::array routes = {
 
 }  // namespace
 
-std::span<const Route> network_routes() { return routes; }
+std::span<const Route> network_routes() {
+    return routes;
+}
 
 }  // namespace wherry::api::docker

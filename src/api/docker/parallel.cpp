@@ -18,7 +18,8 @@ asio::awaitable<Result<>> quietly(asio::awaitable<Result<>> work) {
 
 }  // namespace
 
-asio::awaitable<std::pair<Result<>, Result<>>> run_both(asio::awaitable<Result<>> first, asio::awaitable<Result<>> second) {
+asio::awaitable<std::pair<Result<>, Result<>>> run_both(asio::awaitable<Result<>> first,
+                                                        asio::awaitable<Result<>> second) {
     auto executor = co_await asio::this_coro::executor;
     asio::steady_timer ended(executor, asio::steady_timer::time_point::max());
     std::optional<Result<>> of_second;

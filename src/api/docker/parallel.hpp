@@ -11,6 +11,7 @@ namespace wherry::api::docker {
 namespace asio = boost::asio;
 
 // Runs both to their ends, whatever they return.
-asio::awaitable<std::pair<Result<>, Result<>>> run_both(asio::awaitable<Result<>> first, asio::awaitable<Result<>> second);
+asio::awaitable<std::pair<Result<>, Result<>>> run_both(asio::awaitable<Result<>> first,
+                                                        asio::awaitable<Result<>> second);
 
 }  // namespace wherry::api::docker

@@ -121,7 +121,10 @@ void write_ports(JsonWriter& w, const engine::ContainerView& container) {
         }
         w.begin_array();
         for (const engine::PublishedPort* port : bindings)
-            w.begin_object().member("HostIp", port->host_ip).member("HostPort", std::to_string(port->host_port)).end_object();
+            w.begin_object()
+                .member("HostIp", port->host_ip)
+                .member("HostPort", std::to_string(port->host_port))
+                .end_object();
         w.end_array();
     }
     w.end_object();
@@ -270,9 +273,9 @@ void write_stats(JsonWriter& w, const engine::StatsView& stats, const engine::St
     if (stats.pids > 0) w.member("current", stats.pids);
     if (stats.pids_limit > 0) w.member("limit", stats.pids_limit);
     w.end_object().key("blkio_stats").begin_object();
-    for (const char* name : {"io_service_bytes_recursive", "io_serviced_recursive", "io_queue_recursive",
-                             "io_service_time_recursive", "io_wait_time_recursive", "io_merged_recursive",
-                             "io_time_recursive", "sectors_recursive"})
+    for (const char* name :
+         {"io_service_bytes_recursive", "io_serviced_recursive", "io_queue_recursive", "io_service_time_recursive",
+          "io_wait_time_recursive", "io_merged_recursive", "io_time_recursive", "sectors_recursive"})
         w.null_member(name);
     w.end_object().member("num_procs", 0).key("storage_stats").begin_object().end_object().key("cpu_stats");
     write_cpu_stats(w, &stats);

@@ -98,8 +98,7 @@ void write_info(JsonWriter& w, const engine::SystemInfo& info, const engine::Sys
         .member("ExperimentalBuild", false)
         .member("ServerVersion", version.version);
     w.key("Runtimes").begin_object();
-    for (const std::string& runtime : info.runtimes)
-        w.key(runtime).begin_object().member("path", runtime).end_object();
+    for (const std::string& runtime : info.runtimes) w.key(runtime).begin_object().member("path", runtime).end_object();
     w.end_object().member("DefaultRuntime", info.default_runtime);
     w.key("Swarm")
         .begin_object()
@@ -110,7 +109,9 @@ void write_info(JsonWriter& w, const engine::SystemInfo& info, const engine::Sys
         .member("Error", "")
         .null_member("RemoteManagers")
         .end_object();
-    w.member("LiveRestoreEnabled", info.live_restore).member("Isolation", "").member("InitBinary", "wherry-init-process");
+    w.member("LiveRestoreEnabled", info.live_restore)
+        .member("Isolation", "")
+        .member("InitBinary", "wherry-init-process");
     for (const char* name : {"ContainerdCommit", "RuncCommit", "InitCommit"})
         w.key(name).begin_object().member("ID", "").member("Expected", "").end_object();
     w.member("SecurityOptions", info.security_options)

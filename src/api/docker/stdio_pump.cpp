@@ -19,10 +19,14 @@ std::string_view stream_content_type(bool terminal, int minor) {
 
 void append_frame(std::string& out, engine::StreamId stream, std::string_view data) {
     auto size = static_cast<std::uint32_t>(data.size());
-    const std::array<char, 8> header = {static_cast<char>(stream), 0,
-                                        0,                         0,
-                                        static_cast<char>(size >> 24U), static_cast<char>(size >> 16U),
-                                        static_cast<char>(size >> 8U),  static_cast<char>(size)};
+    const std::array<char, 8> header = {static_cast<char>(stream),
+                                        0,
+                                        0,
+                                        0,
+                                        static_cast<char>(size >> 24U),
+                                        static_cast<char>(size >> 16U),
+                                        static_cast<char>(size >> 8U),
+                                        static_cast<char>(size)};
     out.append(header.data(), header.size());
     out.append(data);
 }
@@ -78,8 +82,8 @@ asio::awaitable<Result<>> forward_output(Pump& pump) {
 
 }  // namespace
 
-asio::awaitable<Result<>> pump_stdio(std::unique_ptr<engine::StdioSession> session, std::unique_ptr<http::Stream> client,
-                                     Input input) {
+asio::awaitable<Result<>> pump_stdio(std::unique_ptr<engine::StdioSession> session,
+                                     std::unique_ptr<http::Stream> client, Input input) {
     auto pump = std::make_shared<Pump>(Pump{.session = std::move(session), .client = std::move(client)});
     auto executor = co_await asio::this_coro::executor;
     asio::steady_timer ended(executor, asio::steady_timer::time_point::max());

@@ -26,9 +26,9 @@ void append_frame(std::string& out, engine::StreamId stream, std::string_view da
 
 enum class Input : std::uint8_t { none, forwarded };
 
-// Until the process's output ends or the client is gone: output goes out in frames (raw from a terminal), input goes in,
-// and its end closes stdin, which never means detach. Then our side of the connection is ended.
-asio::awaitable<Result<>> pump_stdio(std::unique_ptr<engine::StdioSession> session, std::unique_ptr<http::Stream> client,
-                                     Input input);
+// Until the process's output ends or the client is gone: output goes out in frames (raw from a terminal), input goes
+// in, and its end closes stdin, which never means detach. Then our side of the connection is ended.
+asio::awaitable<Result<>> pump_stdio(std::unique_ptr<engine::StdioSession> session,
+                                     std::unique_ptr<http::Stream> client, Input input);
 
 }  // namespace wherry::api::docker

@@ -81,8 +81,8 @@ asio::awaitable<Result<>> events(Call& call) {
     CO_TRY(query.since, call.timestamp("since"));
     CO_TRY(query.until, call.timestamp("until"));
     if (query.since && query.until && *query.until < *query.since)
-        co_return fail(Code::invalid_argument, "`since` time (" + call.text("since") + ") cannot be after `until` time (" +
-                                                   call.text("until") + ")");
+        co_return fail(Code::invalid_argument, "`since` time (" + call.text("since") +
+                                                   ") cannot be after `until` time (" + call.text("until") + ")");
     CO_TRY(query.filters, call.filters());
     CO_TRY(auto subscription, call.engine.events().subscribe(std::move(query)));
     CO_CHECK(co_await call.exchange.stream(200, "application/json"));
@@ -114,14 +114,15 @@ asio::awaitable<Result<>> metrics(Call& call) {
 }
 
 constexpr std::array routes = {
-    Route{"HEAD", "/_ping", ping},         Route{"GET", "/_ping", ping},
-    Route{"GET", "/version", version},     Route{"GET", "/info", info},
-    Route{"GET", "/events", events},       Route{"GET", "/system/df", disk_usage},
+    Route{"HEAD", "/_ping", ping},     Route{"GET", "/_ping", ping},    Route{"GET", "/version", version},
+    Route{"GET", "/info", info},       Route{"GET", "/events", events}, Route{"GET", "/system/df", disk_usage},
     Route{"GET", "/metrics", metrics},
 };
 
 }  // namespace
 
-std::span<const Route> system_routes() { return routes; }
+std::span<const Route> system_routes() {
+    return routes;
+}
 
 }  // namespace wherry::api::docker

@@ -58,13 +58,17 @@ asio::awaitable<Result<>> prune(Call& call) {
 }
 
 constexpr std::array routes = {
-    Route{"GET", "/volumes", list},           Route{"POST", "/volumes/create", create},
-    Route{"POST", "/volumes/prune", prune},   Route{"GET", "/volumes/{name:.*}", inspect},
+    Route{"GET", "/volumes", list},
+    Route{"POST", "/volumes/create", create},
+    Route{"POST", "/volumes/prune", prune},
+    Route{"GET", "/volumes/{name:.*}", inspect},
     Route{"DELETE", "/volumes/{name:.*}", remove},
 };
 
 }  // namespace
 
-std::span<const Route> volume_routes() { return routes; }
+std::span<const Route> volume_routes() {
+    return routes;
+}
 
 }  // namespace wherry::api::docker
