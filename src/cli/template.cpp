@@ -191,7 +191,7 @@ class Execution {
                 none.missing = name;
                 value = std::move(none);
             } else {
-                return fail(Code::invalid_argument, "template: :1: executing \"\" at <." + name + ">: can't evaluate field " + name + " in type " + type_name(value.json));
+                return fail(Code::invalid_argument, "template: :1: executing \"\" at <." + name + ">: can't evaluate field " + name + " in type " + std::string(type_name(value.json)));
             }
         }
         return value;
