@@ -27,6 +27,8 @@ class Session {
 
     const std::string& program() const { return program_; }  // "wherry"
     const std::string& host() const { return connection_.host; }
+    // A session of its own with the same daemon, for another thread.
+    Session sibling() const { return {program_, connection_}; }
 
     // One request. A transport failure says that the daemon can't be reached; the status is the caller's business.
     Result<http::ClientResponse> send(const http::ClientRequest& request);

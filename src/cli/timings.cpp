@@ -70,7 +70,7 @@ void Timings::print(Session& session) {
     std::vector<Phase> all = own_;
     if (same_clock)
         for (const Phase& phase : daemons_) all.push_back({"  daemon: " + phase.name, phase.start_ns, phase.end_ns});
-    std::ranges::stable_sort(all, {}, &Phase::start_ns);
+    std::ranges::sort(all, [](const Phase& a, const Phase& b) { return std::pair(a.start_ns, -a.end_ns) < std::pair(b.start_ns, -b.end_ns); });
     text += draw_waterfall(all, terminal_columns());
     if (!same_clock && !daemons_.empty()) text += "in the daemon:\n" + draw_waterfall(daemons_, terminal_columns());
     text.pop_back();

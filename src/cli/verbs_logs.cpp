@@ -103,7 +103,7 @@ Result<int> port(Session& session, const Invocation& invocation) {
                 lines.push_back({std::strtol(key.c_str(), nullptr, 10), key.substr(slash + 1), wanted.empty() ? key + " -> " + address(binding) : address(binding)});
         }
     if (lines.empty() && !wanted.empty()) return fail(Code::not_found, "no public port '" + wanted + "' published for " + name);
-    std::ranges::stable_sort(lines, [](const Line& a, const Line& b) { return std::tie(a.number, a.protocol) < std::tie(b.number, b.protocol); });
+    std::ranges::sort(lines, [](const Line& a, const Line& b) { return std::tie(a.number, a.protocol, a.text) < std::tie(b.number, b.protocol, b.text); });
     for (const Line& one : lines) session.out(one.text + "\n");
     return 0;
 }
