@@ -162,7 +162,7 @@ const Group* find_group(std::string_view name) {
 const std::vector<const Command*>& commands() {
     static const std::vector<const Command*> table = [] {
         std::vector<const Command*> all;
-        for (auto add : {add_container_list_verbs, add_life_cycle_verbs, add_run_verbs, add_exec_verbs, add_log_verbs, add_copy_verbs, add_change_verbs, add_image_verbs,
+        for (auto add : {add_container_list_verbs, add_life_cycle_verbs, add_run_verbs, add_exec_verbs, add_log_verbs, add_change_verbs, add_image_verbs,
                          add_archive_verbs, add_inspect_verbs, add_system_verbs, add_event_verbs, add_stats_verbs, add_volume_verbs, add_network_verbs, add_prune_verbs,
                          add_why_verbs, add_help_verbs})
             add(all);

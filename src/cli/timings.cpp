@@ -57,22 +57,25 @@ void Timings::fetch(Session& session, const std::string& id) {
     if (!wanted_) return;
     auto answer = session.get("/wherry/containers/" + id + "/timings");
     if (!answer) return;  // gone already, or a daemon that measures nothing: our own phases remain
-    const json::value* phases = value_at(*answer, "phases");
+    // Nanoseconds since the start request arrived, which is when our phase "start" began (a socket's delay later).
+    std::int64_t origin = 0;
+    for (const Phase& phase : own_)
+        if (phase.name == "start") origin = phase.start_ns;
+    const json::value* phases = value_at(*answer, "Timings");
     if (phases == nullptr || !phases->is_array()) return;
-    for (const json::value& phase : phases->get_array()) daemons_.push_back({text_at(phase, "name"), integer_at(phase, "start_ns"), integer_at(phase, "end_ns")});
+    for (const json::value& phase : phases->get_array()) {
+        std::int64_t start = origin + integer_at(phase, "StartNs");
+        daemons_.push_back({"  daemon: " + text_at(phase, "Phase"), start, start + integer_at(phase, "DurationNs")});
+    }
 }
 
 void Timings::print(Session& session) {
     if (!wanted_) return;
     std::string text = "phase, duration, since the command began:\n";
-    // Both clocks are CLOCK_MONOTONIC of one host, unless the daemon is elsewhere: then its phases have a picture of their own.
-    bool same_clock = !own_.empty() && std::ranges::all_of(daemons_, [&](const Phase& phase) { return phase.start_ns >= own_.front().start_ns && phase.end_ns <= monotonic_ns(); });
     std::vector<Phase> all = own_;
-    if (same_clock)
-        for (const Phase& phase : daemons_) all.push_back({"  daemon: " + phase.name, phase.start_ns, phase.end_ns});
+    all.insert(all.end(), daemons_.begin(), daemons_.end());
     std::ranges::sort(all, [](const Phase& a, const Phase& b) { return std::pair(a.start_ns, -a.end_ns) < std::pair(b.start_ns, -b.end_ns); });
     text += draw_waterfall(all, terminal_columns());
-    if (!same_clock && !daemons_.empty()) text += "in the daemon:\n" + draw_waterfall(daemons_, terminal_columns());
     text.pop_back();
     session.error(text);
 }
