@@ -4,4 +4,6 @@
 
 #include "cli/program.hpp"
 
-int main(int argc, char** argv) { return wherry::cli::run_program(std::vector<std::string>(argv, argv + argc)); }
+int main(int argc, char** argv) {
+    return wherry::cli::run_program(std::vector<std::string>(argv, argv + argc));
+}

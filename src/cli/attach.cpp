@@ -14,7 +14,8 @@ Result<DetachKeys> detach_keys(Session& session, const ParsedOptions& options) {
 
 Result<AttachedTerminal> AttachedTerminal::prepare(const AttachPlan& plan) {
     AttachedTerminal terminal;
-    if (plan.terminal && plan.input && ::isatty(STDIN_FILENO) != 1) return fail(Code::invalid_argument, "the input device is not a TTY");
+    if (plan.terminal && plan.input && ::isatty(STDIN_FILENO) != 1)
+        return fail(Code::invalid_argument, "the input device is not a TTY");
     bool needs_signals = plan.terminal || plan.proxy_signals;
     if (needs_signals) terminal.signals_.emplace(TRY(SignalInbox::open(plan.proxy_signals)));
     terminal.wants_raw_ = plan.terminal && plan.input;
@@ -33,7 +34,8 @@ Result<http::ClientResponse> open_stream(Session& session, std::string target, s
     return session.checked(request);
 }
 
-Result<PumpEnd> pump_attached(Session& session, http::ClientResponse& response, const AttachPlan& plan, AttachedTerminal& terminal) {
+Result<PumpEnd> pump_attached(Session& session, http::ClientResponse& response, const AttachPlan& plan,
+                              AttachedTerminal& terminal) {
     http::RawStream stream = TRY(response.take_stream());
     auto resize = [&] {
         if (auto size = window_size(); size && plan.resize) plan.resize(*size);
@@ -55,19 +57,25 @@ Result<PumpEnd> pump_attached(Session& session, http::ClientResponse& response, 
 int start_failure_code(const Error& error) {
     std::string text = error.describe();
     auto has = [&](std::string_view part) { return text.find(part) != std::string::npos; };
-    if (has("executable file not found") || has("no such file or directory") || has("No such file or directory") || has("system cannot find the file specified")) return 127;
-    if (has("permission denied") || has("Permission denied") || has("is a directory") || has("Is a directory") || has("exec format error") || has("not a directory")) return 126;
+    if (has("executable file not found") || has("no such file or directory") || has("No such file or directory") ||
+        has("system cannot find the file specified"))
+        return 127;
+    if (has("permission denied") || has("Permission denied") || has("is a directory") || has("Is a directory") ||
+        has("exec format error") || has("not a directory"))
+        return 126;
     return 125;
 }
 
 void resize_container(Session& session, const std::string& id, WindowSize size) {
     // A container that is already gone needs no size.
     [[maybe_unused]] auto resized =
-        session.post("/containers/" + id + "/resize" + QueryText().add("h", std::to_string(size.rows)).add("w", std::to_string(size.columns)).text());
+        session.post("/containers/" + id + "/resize" +
+                     QueryText().add("h", std::to_string(size.rows)).add("w", std::to_string(size.columns)).text());
 }
 
 void signal_container(Session& session, const std::string& id, std::string_view signal) {
-    if (!signal.empty()) [[maybe_unused]] auto sent = session.post("/containers/" + id + "/kill" + QueryText().add("signal", signal).text());
+    if (!signal.empty()) [[maybe_unused]]
+        auto sent = session.post("/containers/" + id + "/kill" + QueryText().add("signal", signal).text());
 }
 
 }  // namespace wherry::cli

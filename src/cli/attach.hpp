@@ -52,7 +52,8 @@ class AttachedTerminal {
 };
 
 // Moves bytes until the end or detachment. With a terminal the container's is resized to ours first.
-Result<PumpEnd> pump_attached(Session& session, http::ClientResponse& response, const AttachPlan& plan, AttachedTerminal& terminal);
+Result<PumpEnd> pump_attached(Session& session, http::ClientResponse& response, const AttachPlan& plan,
+                              AttachedTerminal& terminal);
 
 // POST with Upgrade: the response whose stream is to be pumped; an error status is the error.
 Result<http::ClientResponse> open_stream(Session& session, std::string target, std::string body = {});

@@ -4,6 +4,7 @@
 #include <boost/json/array.hpp>
 #include <charconv>
 #include <cstdlib>
+#include <set>
 
 #include "base/fd.hpp"
 #include "base/json.hpp"
@@ -15,7 +16,9 @@ namespace wherry::cli {
 
 namespace {
 
-std::unexpected<Error> invalid(std::string message) { return fail(Code::invalid_argument, std::move(message)); }
+std::unexpected<Error> invalid(std::string message) {
+    return fail(Code::invalid_argument, std::move(message));
+}
 
 std::string lower(std::string_view text) {
     std::string out(text);
@@ -65,7 +68,8 @@ void set_integer(const ParsedOptions& options, std::string_view name, json::obje
 Result<std::vector<std::string>> read_lines(const std::string& path) {
     auto content = read_file(path, 16U << 20U);
     if (!content) {
-        std::string reason = content.error().code() == Code::not_found ? "no such file or directory" : content.error().describe();
+        std::string reason =
+            content.error().code() == Code::not_found ? "no such file or directory" : content.error().describe();
         return invalid("open " + path + ": " + reason);
     }
     std::vector<std::string> lines;
@@ -91,14 +95,18 @@ Result<json::object> parse_device(std::string_view text) {
         if (colon == std::string_view::npos) break;
         rest.remove_prefix(colon + 1);
     }
-    auto is_mode = [](std::string_view mode) { return !mode.empty() && mode.size() <= 3 && mode.find_first_not_of("rwm") == std::string_view::npos; };
+    auto is_mode = [](std::string_view mode) {
+        return !mode.empty() && mode.size() <= 3 && mode.find_first_not_of("rwm") == std::string_view::npos;
+    };
     if (text.empty()) return invalid("bad format for path: ");
     if (parts.size() > 3) return invalid("invalid device specification: " + std::string(text));
     json::object device;
     std::string inside = parts[0];
     std::string mode = "rwm";
-    if (parts.size() == 2 && is_mode(parts[1])) mode = parts[1];
-    else if (parts.size() >= 2) inside = parts[1];
+    if (parts.size() == 2 && is_mode(parts[1]))
+        mode = parts[1];
+    else if (parts.size() >= 2)
+        inside = parts[1];
     if (parts.size() == 3) mode = parts[2];
     if (!is_mode(mode)) return invalid("bad mode specified: " + mode);
     for (const std::string& path : {parts[0], inside})
@@ -115,7 +123,8 @@ Result<json::array> security_options(const std::vector<std::string>& given, json
         auto split = option.find('=');
         if (split == std::string::npos) split = option.find(':');
         std::string name = option.substr(0, split);
-        if (split == std::string::npos && option != "no-new-privileges" && option != "disable") return invalid("Invalid --security-opt: \"" + option + "\"");
+        if (split == std::string::npos && option != "no-new-privileges" && option != "disable")
+            return invalid("Invalid --security-opt: \"" + option + "\"");
         std::string value = split == std::string::npos ? "" : option.substr(split + 1);
         if (name == "systempaths" && value == "unconfined") {
             host["MaskedPaths"] = json::array();
@@ -126,9 +135,12 @@ Result<json::array> security_options(const std::vector<std::string>& given, json
             auto profile = read_file(value, 4U << 20U);
             if (!profile)
                 return invalid("opening seccomp profile (" + value + ") failed: open " + value + ": " +
-                               (profile.error().code() == Code::not_found ? "no such file or directory" : profile.error().describe()));
+                               (profile.error().code() == Code::not_found ? "no such file or directory"
+                                                                          : profile.error().describe()));
             auto document = parse_json(*profile);
-            if (!document) return invalid("compacting json for seccomp profile (" + value + ") failed: " + document.error().describe());
+            if (!document)
+                return invalid("compacting json for seccomp profile (" + value +
+                               ") failed: " + document.error().describe());
             out.emplace_back("seccomp=" + to_json(*document));
             continue;
         }
@@ -138,10 +150,11 @@ Result<json::array> security_options(const std::vector<std::string>& given, json
 }
 
 Result<> add_health(const ParsedOptions& options, json::object& config) {
-    static constexpr std::pair<std::string_view, std::string_view> durations[] = {{"health-interval", "Interval"},
-                                                                                  {"health-timeout", "Timeout"},
-                                                                                  {"health-start-period", "StartPeriod"},
-                                                                                  {"health-start-interval", "StartInterval"}};
+    static constexpr std::pair<std::string_view, std::string_view> durations[] = {
+        {"health-interval", "Interval"},
+        {"health-timeout", "Timeout"},
+        {"health-start-period", "StartPeriod"},
+        {"health-start-interval", "StartInterval"}};
     json::object health;
     for (const auto& [name, key] : durations) {
         if (!options.given(name)) continue;
@@ -169,8 +182,8 @@ Result<> add_health(const ParsedOptions& options, json::object& config) {
     return {};
 }
 
-Result<> check_mode(const ParsedOptions& options, std::string_view option, std::string_view label, std::initializer_list<std::string_view> words,
-                    bool container_allowed) {
+Result<> check_mode(const ParsedOptions& options, std::string_view option, std::string_view label,
+                    std::initializer_list<std::string_view> words, bool container_allowed) {
     if (!options.given(option)) return {};
     std::string value = options.text(option);
     if (value.empty()) return {};
@@ -196,17 +209,26 @@ Result<NetworkAttachment> parse_network(const std::string& text) {
             std::string_view field = rest.substr(0, comma);
             rest.remove_prefix(comma == std::string_view::npos ? rest.size() : comma + 1);
             auto equals = field.find('=');
-            if (equals == std::string_view::npos) return invalid("invalid field '" + std::string(field) + "' must be a key=value pair");
+            if (equals == std::string_view::npos)
+                return invalid("invalid field '" + std::string(field) + "' must be a key=value pair");
             std::string key = lower(field.substr(0, equals));
             std::string value(field.substr(equals + 1));
-            if (key == "name") network.target = value;
-            else if (key == "alias") child_array(network.endpoint, "Aliases").emplace_back(value);
-            else if (key == "ip") child(network.endpoint, "IPAMConfig")["IPv4Address"] = value;
-            else if (key == "ip6") child(network.endpoint, "IPAMConfig")["IPv6Address"] = value;
-            else if (key == "mac-address") network.endpoint["MacAddress"] = value;
-            else if (key == "link-local-ip") child_array(child(network.endpoint, "IPAMConfig"), "LinkLocalIPs").emplace_back(value);
-            else if (key == "driver-opt") add_pair(child(network.endpoint, "DriverOpts"), value);
-            else return invalid("invalid field key " + key);
+            if (key == "name")
+                network.target = value;
+            else if (key == "alias")
+                child_array(network.endpoint, "Aliases").emplace_back(value);
+            else if (key == "ip")
+                child(network.endpoint, "IPAMConfig")["IPv4Address"] = value;
+            else if (key == "ip6")
+                child(network.endpoint, "IPAMConfig")["IPv6Address"] = value;
+            else if (key == "mac-address")
+                network.endpoint["MacAddress"] = value;
+            else if (key == "link-local-ip")
+                child_array(child(network.endpoint, "IPAMConfig"), "LinkLocalIPs").emplace_back(value);
+            else if (key == "driver-opt")
+                add_pair(child(network.endpoint, "DriverOpts"), value);
+            else
+                return invalid("invalid field key " + key);
         }
     }
     if (network.target.empty()) return invalid("no name set for network");
@@ -217,7 +239,8 @@ bool valid_mac(std::string_view text) {
     if (text.size() != 17) return false;
     for (std::size_t i = 0; i < text.size(); ++i) {
         bool separator = i % 3 == 2;
-        bool hexadecimal = (text[i] >= '0' && text[i] <= '9') || (text[i] >= 'a' && text[i] <= 'f') || (text[i] >= 'A' && text[i] <= 'F');
+        bool hexadecimal = (text[i] >= '0' && text[i] <= '9') || (text[i] >= 'a' && text[i] <= 'f') ||
+                           (text[i] >= 'A' && text[i] <= 'F');
         if (separator ? (text[i] != ':' && text[i] != '-') : !hexadecimal) return false;
     }
     return true;
@@ -233,9 +256,10 @@ Result<> add_networks(const ParsedOptions& options, json::object& body, json::ob
     host["NetworkMode"] = first.target;
     std::vector<std::string> aliases = options.list("network-alias");
     for (const std::string& more : options.list("net-alias")) aliases.push_back(more);
-    bool user_defined = first.target != "default" && first.target != "bridge" && first.target != "host" && first.target != "none" &&
-                        !first.target.starts_with("container:");
-    if (!aliases.empty() && !user_defined) return invalid("network-scoped aliases are only supported for user-defined networks");
+    bool user_defined = first.target != "default" && first.target != "bridge" && first.target != "host" &&
+                        first.target != "none" && !first.target.starts_with("container:");
+    if (!aliases.empty() && !user_defined)
+        return invalid("network-scoped aliases are only supported for user-defined networks");
     for (const std::string& alias : aliases) child_array(first.endpoint, "Aliases").emplace_back(alias);
     if (options.given("ip")) child(first.endpoint, "IPAMConfig")["IPv4Address"] = options.text("ip");
     if (options.given("ip6")) child(first.endpoint, "IPAMConfig")["IPv6Address"] = options.text("ip6");
@@ -263,10 +287,13 @@ Result<> add_networks(const ParsedOptions& options, json::object& body, json::ob
 Result<> add_mounts(const ParsedOptions& options, json::object& config, json::object& host) {
     for (const std::string& text : options.list("volume")) {
         VolumeArgument volume = TRY(parse_volume(text));
-        if (volume.bind.empty()) child(config, "Volumes")[volume.destination] = json::object();
-        else child_array(host, "Binds").emplace_back(volume.bind);
+        if (volume.bind.empty())
+            child(config, "Volumes")[volume.destination] = json::object();
+        else
+            child_array(host, "Binds").emplace_back(volume.bind);
     }
-    for (const std::string& text : options.list("mount")) child_array(host, "Mounts").emplace_back(TRY(parse_mount(text)));
+    for (const std::string& text : options.list("mount"))
+        child_array(host, "Mounts").emplace_back(TRY(parse_mount(text)));
     for (const std::string& text : options.list("tmpfs")) {
         auto colon = text.find(':');
         child(host, "Tmpfs")[text.substr(0, colon)] = colon == std::string::npos ? "" : text.substr(colon + 1);
@@ -301,6 +328,29 @@ Result<> add_labels(const ParsedOptions& options, json::object& config, json::ob
     return {};
 }
 
+// "net_admin" is CAP_NET_ADMIN; ALL makes the others of its list needless; what is added is not dropped.
+std::set<std::string> capability_set(const std::vector<std::string>& names) {
+    std::set<std::string> out;
+    for (std::string name : names) {
+        for (char& c : name)
+            if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
+        if (name != "ALL" && !name.starts_with("CAP_")) name = "CAP_" + name;
+        if (name == "ALL") return {"ALL"};
+        out.insert(std::move(name));
+    }
+    return out;
+}
+
+void add_capabilities(const ParsedOptions& options, json::object& host) {
+    auto add = capability_set(options.list("cap-add"));
+    auto drop = capability_set(options.list("cap-drop"));
+    for (const std::string& name : add) {
+        child_array(host, "CapAdd").emplace_back(name);
+        drop.erase(name);
+    }
+    for (const std::string& name : drop) child_array(host, "CapDrop").emplace_back(name);
+}
+
 Result<> add_host(const ParsedOptions& options, json::object& host) {
     TRY(check_mode(options, "pid", "PID", {"host"}, true));
     TRY(check_mode(options, "uts", "UTS", {"host"}, false));
@@ -320,8 +370,7 @@ Result<> add_host(const ParsedOptions& options, json::object& host) {
     set_flag(options, "read-only", host, "ReadonlyRootfs");
     set_flag(options, "init", host, "Init");
     set_flag(options, "rm", host, "AutoRemove");
-    set_list(options, "cap-add", host, "CapAdd");
-    set_list(options, "cap-drop", host, "CapDrop");
+    add_capabilities(options, host);
     set_list(options, "group-add", host, "GroupAdd");
     set_list(options, "dns", host, "Dns");
     set_list(options, "dns-search", host, "DnsSearch");
@@ -339,24 +388,28 @@ Result<> add_host(const ParsedOptions& options, json::object& host) {
         if (!security.empty()) host["SecurityOpt"] = std::move(security);
     }
     if (options.given("log-driver")) child(host, "LogConfig")["Type"] = options.text("log-driver");
-    for (const std::string& option : options.list("log-opt")) add_pair(child(child(host, "LogConfig"), "Config"), option);
-    if (options.text("log-driver") == "none" && options.given("log-opt")) return invalid("invalid logging opts for driver none");
+    for (const std::string& option : options.list("log-opt"))
+        add_pair(child(child(host, "LogConfig"), "Config"), option);
+    if (options.text("log-driver") == "none" && options.given("log-opt"))
+        return invalid("invalid logging opts for driver none");
     for (const std::string& option : options.list("sysctl")) add_pair(child(host, "Sysctls"), option);
     if (options.given("shm-size")) host["ShmSize"] = TRY(parse_bytes(options.text("shm-size")));
     set_integer(options, "oom-score-adj", host, "OomScoreAdj");
     if (options.given("restart")) {
         json::object policy = TRY(parse_restart_policy(options.text("restart")));
-        if (options.flag("rm") && policy["Name"] != "no" && policy["Name"] != "") return invalid("conflicting options: cannot specify both --restart and --rm");
+        if (options.flag("rm") && policy["Name"] != "no" && policy["Name"] != "")
+            return invalid("conflicting options: cannot specify both --restart and --rm");
         host["RestartPolicy"] = std::move(policy);
     }
     return {};
 }
 
 void add_devices_rates(const ParsedOptions& options, json::object& host) {
-    static constexpr std::pair<std::string_view, std::string_view> rates[] = {{"device-read-bps", "BlkioDeviceReadBps"},
-                                                                              {"device-write-bps", "BlkioDeviceWriteBps"},
-                                                                              {"device-read-iops", "BlkioDeviceReadIOps"},
-                                                                              {"device-write-iops", "BlkioDeviceWriteIOps"}};
+    static constexpr std::pair<std::string_view, std::string_view> rates[] = {
+        {"device-read-bps", "BlkioDeviceReadBps"},
+        {"device-write-bps", "BlkioDeviceWriteBps"},
+        {"device-read-iops", "BlkioDeviceReadIOps"},
+        {"device-write-iops", "BlkioDeviceWriteIOps"}};
     auto add = [&](std::string_view option, std::string_view key, std::string_view member) {
         for (const std::string& text : options.list(option)) {
             auto colon = text.rfind(':');
@@ -373,12 +426,14 @@ void add_devices_rates(const ParsedOptions& options, json::object& host) {
 Result<> add_container_resources(const ParsedOptions& options, json::object& host) {
     if (options.given("memory-swappiness")) {
         std::int64_t value = options.integer("memory-swappiness");
-        if (value < -1 || value > 100) return invalid("invalid value: " + std::to_string(value) + ". Valid memory swappiness range is 0-100");
+        if (value < -1 || value > 100)
+            return invalid("invalid value: " + std::to_string(value) + ". Valid memory swappiness range is 0-100");
         host["MemorySwappiness"] = value;
     }
     set_flag(options, "oom-kill-disable", host, "OomKillDisable");
     set_list(options, "device-cgroup-rule", host, "DeviceCgroupRules");
-    for (const std::string& text : options.list("device")) child_array(host, "Devices").emplace_back(TRY(parse_device(text)));
+    for (const std::string& text : options.list("device"))
+        child_array(host, "Devices").emplace_back(TRY(parse_device(text)));
     for (const std::string& text : options.list("ulimit")) {
         auto equals = text.find('=');
         auto colon = text.find(':', equals);
@@ -406,9 +461,12 @@ Result<std::vector<std::string>> read_environment_file(const std::string& path) 
     for (const std::string& line : TRY(read_lines(path))) {
         std::string name = line.substr(0, line.find('='));
         if (name.empty()) return invalid("no variable name on line '" + line + "'");
-        if (name.find_first_of(" \t") != std::string::npos) return invalid("poorly formatted environment: variable '" + name + "' contains whitespaces");
-        if (line.find('=') != std::string::npos) out.push_back(line);
-        else if (const char* value = std::getenv(name.c_str())) out.push_back(name + "=" + value);
+        if (name.find_first_of(" \t") != std::string::npos)
+            return invalid("poorly formatted environment: variable '" + name + "' contains whitespaces");
+        if (line.find('=') != std::string::npos)
+            out.push_back(line);
+        else if (const char* value = std::getenv(name.c_str()))
+            out.push_back(name + "=" + value);
     }
     return out;
 }
@@ -445,9 +503,11 @@ Result<json::object> parse_restart_policy(std::string_view text) {
 
 Result<> add_resources(const ParsedOptions& options, json::object& host) {
     if (options.given("memory")) host["Memory"] = TRY(parse_bytes(options.text("memory")));
-    if (options.given("memory-reservation")) host["MemoryReservation"] = TRY(parse_bytes(options.text("memory-reservation")));
+    if (options.given("memory-reservation"))
+        host["MemoryReservation"] = TRY(parse_bytes(options.text("memory-reservation")));
     if (options.given("memory-swap")) host["MemorySwap"] = TRY(parse_swap_bytes(options.text("memory-swap")));
     if (options.given("cpus")) host["NanoCpus"] = TRY(parse_nano_cpus(options.text("cpus")));
+    if (options.given("kernel-memory")) host["KernelMemory"] = TRY(parse_bytes(options.text("kernel-memory")));
     set_integer(options, "blkio-weight", host, "BlkioWeight");
     set_integer(options, "cpu-period", host, "CpuPeriod");
     set_integer(options, "cpu-quota", host, "CpuQuota");
@@ -460,7 +520,8 @@ Result<> add_resources(const ParsedOptions& options, json::object& host) {
     return {};
 }
 
-Result<ContainerRequest> make_container_request(const ParsedOptions& options, const std::vector<std::string>& arguments, bool detached) {
+Result<ContainerRequest> make_container_request(const ParsedOptions& options, const std::vector<std::string>& arguments,
+                                                bool detached) {
     ContainerRequest request;
     request.name = options.text("name");
     request.platform = options.text("platform");
@@ -477,7 +538,6 @@ Result<ContainerRequest> make_container_request(const ParsedOptions& options, co
         request.attach_stdout = request.attach_stdout || name == "stdout";
         request.attach_stderr = request.attach_stderr || name == "stderr";
     }
-    if (detached && chosen) return invalid("conflicting options: cannot specify both --attach and --detach");
     if (!chosen && !detached) request.attach_stdout = request.attach_stderr = true;
     if (request.interactive && !detached) request.attach_stdin = true;
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <boost/json/object.hpp>
-
 #include <span>
 #include <string>
 #include <vector>
@@ -31,7 +30,8 @@ struct ContainerRequest {
 
 // arguments: image, then the command. Only what was given is in the body; the daemon knows the defaults.
 // Errors in Docker's words where scripts look at them.
-Result<ContainerRequest> make_container_request(const ParsedOptions& options, const std::vector<std::string>& arguments, bool detached);
+Result<ContainerRequest> make_container_request(const ParsedOptions& options, const std::vector<std::string>& arguments,
+                                                bool detached);
 
 // "always", "on-failure:3": HostConfig.RestartPolicy.
 Result<boost::json::object> parse_restart_policy(std::string_view text);

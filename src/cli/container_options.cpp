@@ -12,7 +12,9 @@ namespace wherry::cli {
 
 namespace {
 
-std::unexpected<Error> invalid(std::string message) { return fail(Code::invalid_argument, std::move(message)); }
+std::unexpected<Error> invalid(std::string message) {
+    return fail(Code::invalid_argument, std::move(message));
+}
 
 bool is_address(std::string_view text) {
     in6_addr address{};
@@ -29,7 +31,8 @@ Result<> check_stream(std::string_view value) {
 }
 
 Result<> check_label(std::string_view value) {
-    if (value.empty() || value.starts_with('=')) return invalid("invalid label '" + std::string(value) + "': empty name");
+    if (value.empty() || value.starts_with('='))
+        return invalid("invalid label '" + std::string(value) + "': empty name");
     return {};
 }
 
@@ -55,8 +58,8 @@ Result<> check_sysctl(std::string_view value) {
     auto equals = value.find('=');
     if (equals == std::string_view::npos) return refused();
     std::string_view name = value.substr(0, equals);
-    for (std::string_view known : {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
-                                   "kernel.shmmni", "kernel.shm_rmid_forced"})
+    for (std::string_view known : {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall",
+                                   "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"})
         if (name == known) return {};
     if (name.starts_with("net.") || name.starts_with("fs.mqueue.")) return {};
     return refused();
@@ -68,7 +71,8 @@ Result<> check_ulimit(std::string_view value) {
     if (equals == std::string_view::npos || value.find('=', equals + 1) != std::string_view::npos) return bad();
     std::string_view name = value.substr(0, equals);
     bool known = false;
-    for (std::string_view one : {"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"})
+    for (std::string_view one : {"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile",
+                                 "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"})
         known = known || one == name;
     if (!known) return invalid("invalid ulimit type: " + std::string(name));
     std::string_view limits = value.substr(equals + 1);
@@ -83,12 +87,13 @@ Result<> check_ulimit(std::string_view value) {
     if (colon == std::string_view::npos) return {};
     if (!number(limits.substr(colon + 1), hard)) return bad();
     if (hard != -1 && (soft == -1 || soft > hard))
-        return invalid("ulimit soft limit must be less than or equal to hard limit: " + std::to_string(soft) + " > " + std::to_string(hard));
+        return invalid("ulimit soft limit must be less than or equal to hard limit: " + std::to_string(soft) + " > " +
+                       std::to_string(hard));
     return {};
 }
 
 Result<> check_device_rule(std::string_view value) {
-    auto bad = [&] { return invalid("invalid device cgroup format '" + std::string(value) + "'"); };
+    auto bad = [whole = std::string(value)] { return invalid("invalid device cgroup format '" + whole + "'"); };
     // "<a|b|c> <major|*>:<minor|*> <some of rwm>"
     std::array<std::string_view, 3> parts;
     for (std::size_t i = 0; i < 3; ++i) {
@@ -96,12 +101,15 @@ Result<> check_device_rule(std::string_view value) {
         parts.at(i) = value.substr(0, space);
         value.remove_prefix(space == std::string_view::npos ? value.size() : space + 1);
     }
-    if (!value.empty() || parts[0].size() != 1 || std::string_view("abc").find(parts[0]) == std::string_view::npos) return bad();
+    if (!value.empty() || parts[0].size() != 1 || std::string_view("abc").find(parts[0]) == std::string_view::npos)
+        return bad();
     auto colon = parts[1].find(':');
     if (colon == std::string_view::npos) return bad();
     for (std::string_view number : {parts[1].substr(0, colon), parts[1].substr(colon + 1)})
-        if (number != "*" && (number.empty() || number.find_first_not_of("0123456789") != std::string_view::npos)) return bad();
-    if (parts[2].empty() || parts[2].size() > 3 || parts[2].find_first_not_of("rwm") != std::string_view::npos) return bad();
+        if (number != "*" && (number.empty() || number.find_first_not_of("0123456789") != std::string_view::npos))
+            return bad();
+    if (parts[2].empty() || parts[2].size() > 3 || parts[2].find_first_not_of("rwm") != std::string_view::npos)
+        return bad();
     return {};
 }
 
@@ -111,11 +119,16 @@ Result<> split_device(std::string_view value, std::string_view what) {
     if (!value.starts_with("/dev/")) return invalid("bad format for device path: " + std::string(value));
     std::string_view amount = value.substr(colon + 1);
     auto number = what == "rate" ? parse_bytes(amount) : parse_bytes(amount);
-    if (!number) return invalid("invalid rate for device: " + std::string(value) + ". The correct format is <device-path>:<number>[<unit>]. Number must be a positive integer. Unit is optional and can be kb, mb, or gb");
+    if (!number)
+        return invalid("invalid rate for device: " + std::string(value) +
+                       ". The correct format is <device-path>:<number>[<unit>]. Number must be a positive integer. "
+                       "Unit is optional and can be kb, mb, or gb");
     return {};
 }
 
-Result<> check_device_rate(std::string_view value) { return split_device(value, "rate"); }
+Result<> check_device_rate(std::string_view value) {
+    return split_device(value, "rate");
+}
 
 Result<> check_device_weight(std::string_view value) {
     auto colon = value.rfind(':');
@@ -129,17 +142,21 @@ Result<> check_device_weight(std::string_view value) {
     return {};
 }
 
-Result<> check_link_local(std::string_view value) { return check_address(value); }
+Result<> check_link_local(std::string_view value) {
+    return check_address(value);
+}
 
 constexpr std::string_view no_gpus = "GPUs are not supported";
 constexpr std::string_view windows_only = "is for Windows daemons only";
-constexpr std::string_view no_storage = "storage options are not supported: layers live on the host's file system and have no quota";
+constexpr std::string_view no_storage =
+    "storage options are not supported: layers live on the host's file system and have no quota";
 
 constexpr Option table[] = {
     {"add-host", 0, "list", "Add a custom host-to-IP mapping (host:ip)", check_extra_host},
     {"annotation", 0, "map", "Add an annotation to the container (passed through to the OCI runtime)"},
     {"attach", 'a', "list", "Attach to STDIN, STDOUT or STDERR", check_stream},
-    {"blkio-weight", 0, "uint16", "Block IO (relative weight), between 10 and 1000, or 0 to disable", check_uint16, "0"},
+    {"blkio-weight", 0, "uint16", "Block IO (relative weight), between 10 and 1000, or 0 to disable", check_uint16,
+     "0"},
     {"blkio-weight-device", 0, "list", "Block IO weight (relative device weight)", check_device_weight},
     {"cap-add", 0, "list", "Add Linux capabilities"},
     {"cap-drop", 0, "list", "Drop Linux capabilities"},
@@ -162,7 +179,13 @@ constexpr Option table[] = {
     {"device-read-iops", 0, "list", "Limit read rate (IO per second) from a device", check_device_rate},
     {"device-write-bps", 0, "list", "Limit write rate (bytes per second) to a device", check_device_rate},
     {"device-write-iops", 0, "list", "Limit write rate (IO per second) to a device", check_device_rate},
-    {"disable-content-trust", 0, {}, "Skip image verification (images are never verified by notaries)", nullptr, "true", true},
+    {"disable-content-trust",
+     0,
+     {},
+     "Skip image verification (images are never verified by notaries)",
+     nullptr,
+     "true",
+     true},
     {"dns", 0, "list", "Set custom DNS servers", check_address},
     {"dns-opt", 0, "list", "Set DNS options", nullptr, {}, true},
     {"dns-option", 0, "list", "Set DNS options"},
@@ -177,8 +200,10 @@ constexpr Option table[] = {
     {"health-cmd", 0, "string", "Command to run to check health"},
     {"health-interval", 0, "duration", "Time between running the check (ms|s|m|h)", check_duration, "0s"},
     {"health-retries", 0, "int", "Consecutive failures needed to report unhealthy", check_integer},
-    {"health-start-interval", 0, "duration", "Time between running the check during the start period (ms|s|m|h)", check_duration, "0s"},
-    {"health-start-period", 0, "duration", "Start period for the container to initialize before counting retries (ms|s|m|h)", check_duration, "0s"},
+    {"health-start-interval", 0, "duration", "Time between running the check during the start period (ms|s|m|h)",
+     check_duration, "0s"},
+    {"health-start-period", 0, "duration",
+     "Start period for the container to initialize before counting retries (ms|s|m|h)", check_duration, "0s"},
     {"health-timeout", 0, "duration", "Maximum time to allow one check to run (ms|s|m|h)", check_duration, "0s"},
     {"hostname", 'h', "string", "Container host name"},
     {"init", 0, {}, "Run an init inside the container that forwards signals and reaps processes"},
@@ -199,7 +224,8 @@ constexpr Option table[] = {
     {"mac-address", 0, "string", "Container MAC address (e.g., 92:d0:c6:0a:29:33)"},
     {"memory", 'm', "bytes", "Memory limit", check_bytes},
     {"memory-reservation", 0, "bytes", "Memory soft limit", check_bytes},
-    {"memory-swap", 0, "bytes", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap", check_swap_bytes},
+    {"memory-swap", 0, "bytes", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap",
+     check_swap_bytes},
     {"memory-swappiness", 0, "int", "Tune container memory swappiness (0 to 100)", check_integer, "-1"},
     {"mount", 0, "mount", "Attach a filesystem mount to the container", check_mount},
     {"name", 0, "string", "Assign a name to the container"},
@@ -243,7 +269,9 @@ constexpr Option table[] = {
 
 }  // namespace
 
-std::span<const Option> container_options() { return table; }
+std::span<const Option> container_options() {
+    return table;
+}
 
 Result<> check_environment(std::string_view value) {
     if (value.empty() || value.starts_with('=')) return invalid("invalid environment variable: " + std::string(value));

@@ -9,7 +9,8 @@ namespace wherry::cli {
 
 namespace {
 
-constexpr std::string_view common_verbs[] = {"run", "ps", "exec", "logs", "stop", "rm", "images", "load", "import", "why"};
+constexpr std::string_view common_verbs[] = {"run", "ps",     "exec", "logs",   "stop",
+                                             "rm",  "images", "load", "import", "why"};
 
 void wrap(std::string& out, std::string_view text, std::size_t indent, std::size_t width) {
     std::size_t column = indent;
@@ -63,7 +64,8 @@ std::string verb_lines(const std::vector<const Command*>& verbs, std::string_vie
     std::size_t longest = 0;
     auto name = [&](const Command* command) {
         for (std::string_view path : command->names)
-            if (prefix.empty() ? path.find(' ') == std::string_view::npos : path.starts_with(prefix)) return path.substr(prefix.size());
+            if (prefix.empty() ? path.find(' ') == std::string_view::npos : path.starts_with(prefix))
+                return path.substr(prefix.size());
         return std::string_view();
     };
     for (const Command* command : verbs) longest = std::max(longest, name(command).size());
@@ -80,7 +82,9 @@ std::vector<const Command*> verbs_of(std::string_view prefix) {
     std::vector<const Command*> verbs;
     for (const Command* command : commands()) {
         if (command->hidden) continue;
-        bool belongs = std::ranges::any_of(command->names, [&](std::string_view path) { return prefix.empty() ? path.find(' ') == std::string_view::npos : path.starts_with(prefix); });
+        bool belongs = std::ranges::any_of(command->names, [&](std::string_view path) {
+            return prefix.empty() ? path.find(' ') == std::string_view::npos : path.starts_with(prefix);
+        });
         if (belongs) verbs.push_back(command);
     }
     return verbs;
@@ -101,9 +105,12 @@ std::string roff(std::string_view text) {
     bool line_start = true;
     for (char c : text) {
         if (line_start && (c == '.' || c == '\'')) out += "\\&";
-        if (c == '\\') out += "\\e";
-        else if (c == '-') out += "\\-";
-        else out += c;
+        if (c == '\\')
+            out += "\\e";
+        else if (c == '-')
+            out += "\\-";
+        else
+            out += c;
         line_start = c == '\n';
     }
     return out;
@@ -112,8 +119,10 @@ std::string roff(std::string_view text) {
 std::string shell_quoted(std::string_view text) {
     std::string out = "'";
     for (char c : text) {
-        if (c == '\'') out += "'\\''";
-        else out += c;
+        if (c == '\'')
+            out += "'\\''";
+        else
+            out += c;
     }
     return out + "'";
 }
@@ -122,7 +131,8 @@ std::string shell_quoted(std::string_view text) {
 std::string_view argument_kind(const Command& command) {
     std::string_view usage = command.usage;
     if (usage.find("CONTAINER") != std::string_view::npos) return "containers";
-    if (usage.find("IMAGE") != std::string_view::npos || usage.find("REPOSITORY") != std::string_view::npos) return "images";
+    if (usage.find("IMAGE") != std::string_view::npos || usage.find("REPOSITORY") != std::string_view::npos)
+        return "images";
     if (usage.find("VOLUME") != std::string_view::npos) return "volumes";
     if (usage.find("NETWORK") != std::string_view::npos) return "networks";
     return "files";
@@ -136,12 +146,16 @@ std::string short_help(const std::string& program) {
     for (std::string_view name : common_verbs)
         if (const Command* command = find_command(name)) verbs.push_back(command);
     out += verb_lines(verbs, "");
-    out += "\nTry:    " + program + " run --rm -it busybox sh\n        " + program + " help            every command\n        " + program + " run --help      every option of one, with an example\n";
+    out += "\nTry:    " + program + " run --rm -it busybox sh\n        " + program +
+           " help            every command\n        " + program +
+           " run --help      every option of one, with an example\n";
     return out;
 }
 
 std::string program_help(const std::string& program) {
-    std::string out = "Usage:  " + program + " [OPTIONS] COMMAND\n\nRuns OCI images as containers; the verbs, flags and tables are Docker's.\n\nCommon Commands:\n";
+    std::string out = "Usage:  " + program +
+                      " [OPTIONS] COMMAND\n\nRuns OCI images as containers; the verbs, flags and tables are "
+                      "Docker's.\n\nCommon Commands:\n";
     std::vector<const Command*> common;
     for (std::string_view name : common_verbs)
         if (const Command* command = find_command(name)) common.push_back(command);
@@ -164,7 +178,8 @@ std::string program_help(const std::string& program) {
 
 std::string group_help(const std::string& program, const Group& group) {
     std::string name(group.name);
-    std::string out = "Usage:  " + program + " " + name + " COMMAND\n\n" + std::string(group.summary) + "\n\nCommands:\n";
+    std::string out =
+        "Usage:  " + program + " " + name + " COMMAND\n\n" + std::string(group.summary) + "\n\nCommands:\n";
     out += verb_lines(verbs_of(name + " "), name + " ");
     out += "\nRun '" + program + " " + name + " COMMAND --help' for more information on a command.\n";
     return out;
@@ -177,7 +192,8 @@ std::string command_help(const std::string& program, const std::string& path, co
     if (!command.details.empty()) out += "\n" + std::string(command.details) + "\n";
     if (command.names.size() > 1) {
         out += "\nAliases:\n  ";
-        for (std::size_t i = 0; i < command.names.size(); ++i) out += (i > 0 ? ", " : "") + program + " " + std::string(command.names[i]);
+        for (std::size_t i = 0; i < command.names.size(); ++i)
+            out += (i > 0 ? ", " : "") + program + " " + std::string(command.names[i]);
         out += "\n";
     }
     std::string options = option_help(command.options, terminal_columns());
@@ -187,8 +203,10 @@ std::string command_help(const std::string& program, const std::string& path, co
 }
 
 std::string manual(const std::string& program) {
-    std::string out = ".TH WHERRY 1 \"\" \"wherry " WHERRY_VERSION "\" \"User Commands\"\n.SH NAME\n" + program + " \\- run OCI images as containers\n.SH SYNOPSIS\n.B " + program +
-                      "\n[OPTIONS] COMMAND [ARG...]\n.SH DESCRIPTION\nTalks to the daemon wherryd by Docker's API. The verbs, flags, tables and exit codes are Docker's; "
+    std::string out = ".TH WHERRY 1 \"\" \"wherry " WHERRY_VERSION "\" \"User Commands\"\n.SH NAME\n" + program +
+                      " \\- run OCI images as containers\n.SH SYNOPSIS\n.B " + program +
+                      "\n[OPTIONS] COMMAND [ARG...]\n.SH DESCRIPTION\nTalks to the daemon wherryd by Docker's API. The "
+                      "verbs, flags, tables and exit codes are Docker's; "
                       "\\fBwhy\\fR and \\fBrun \\-\\-timings\\fR are its own.\n.SH GLOBAL OPTIONS\n";
     auto options = [&](std::span<const Option> table) {
         for (const Option& option : table) {
@@ -206,21 +224,29 @@ std::string manual(const std::string& program) {
     out += ".SH COMMANDS\n";
     for (const Command* command : commands()) {
         if (command->hidden) continue;
-        out += ".SS " + program + " " + roff(command->names.front()) + " " + roff(command->usage) + "\n" + roff(command->summary) + ".\n";
+        out += ".SS " + program + " " + roff(command->names.front()) + " " + roff(command->usage) + "\n" +
+               roff(command->summary) + ".\n";
         if (!command->details.empty()) out += ".PP\n" + roff(command->details) + "\n";
         if (command->names.size() > 1) {
             out += ".PP\nAlso: ";
-            for (std::size_t i = 1; i < command->names.size(); ++i) out += (i > 1 ? ", " : "") + roff(command->names[i]);
+            for (std::size_t i = 1; i < command->names.size(); ++i)
+                out += (i > 1 ? ", " : "") + roff(command->names[i]);
             out += ".\n";
         }
         options(command->options);
         if (!command->example.empty()) out += ".PP\n.nf\n" + roff(command->example) + "\n.fi\n";
     }
-    out += ".SH EXIT STATUS\nOf \\fBrun\\fR, \\fBexec\\fR and \\fBstart \\-a\\fR: that of the container's process, 128 plus the signal's number when a signal ended it, "
-           "127 when the command was not found, 126 when it could not be invoked, 125 when the daemon refused. Other verbs: 0, or 1 when anything failed. Wrong flags: 125.\n"
-           ".SH ENVIRONMENT\n.TP\n\\fBWHERRY_HOST\\fR, \\fBDOCKER_HOST\\fR\nThe daemon's address; default unix:///run/wherry/wherry.sock.\n.TP\n\\fBDOCKER_TLS_VERIFY\\fR, "
-           "\\fBDOCKER_CERT_PATH\\fR\nTLS as with \\-\\-tlsverify, and where ca.pem, cert.pem and key.pem are.\n.TP\n\\fBDOCKER_CONFIG\\fR\nFolder of config.json, of which "
-           "detachKeys, psFormat, imagesFormat and statsFormat are read.\n.TP\n\\fBNO_COLOR\\fR\nNo colours.\n.SH SEE ALSO\n.BR wherryd (8)\n";
+    out +=
+        ".SH EXIT STATUS\nOf \\fBrun\\fR, \\fBexec\\fR and \\fBstart \\-a\\fR: that of the container's process, 128 "
+        "plus the signal's number when a signal ended it, "
+        "127 when the command was not found, 126 when it could not be invoked, 125 when the daemon refused. Other "
+        "verbs: 0, or 1 when anything failed. Wrong flags: 125.\n"
+        ".SH ENVIRONMENT\n.TP\n\\fBWHERRY_HOST\\fR, \\fBDOCKER_HOST\\fR\nThe daemon's address; default "
+        "unix:///run/wherry/wherry.sock.\n.TP\n\\fBDOCKER_TLS_VERIFY\\fR, "
+        "\\fBDOCKER_CERT_PATH\\fR\nTLS as with \\-\\-tlsverify, and where ca.pem, cert.pem and key.pem "
+        "are.\n.TP\n\\fBDOCKER_CONFIG\\fR\nFolder of config.json, of which "
+        "detachKeys, psFormat, imagesFormat and statsFormat are read.\n.TP\n\\fBNO_COLOR\\fR\nNo colours.\n.SH SEE "
+        "ALSO\n.BR wherryd (8)\n";
     return out;
 }
 
@@ -233,7 +259,8 @@ std::string flag_table(const std::string& program) {
         for (const Option& option : command->options) {
             std::string flag = "`--" + std::string(option.name) + "`";
             if (option.letter != 0) flag = std::string("`-") + option.letter + "`, " + flag;
-            out += "| " + verb + " | " + flag + " | " + (option.refusal.empty() ? "done" : "refused: " + std::string(option.refusal)) + " |\n";
+            out += "| " + verb + " | " + flag + " | " +
+                   (option.refusal.empty() ? "done" : "refused: " + std::string(option.refusal)) + " |\n";
         }
     }
     return out;
@@ -241,7 +268,10 @@ std::string flag_table(const std::string& program) {
 
 std::string completion(const std::string& program, const std::string& shell) {
     std::string words;
-    for (const Command* command : verbs_of("")) words += std::string(command->names.front().find(' ') == std::string_view::npos ? command->names.front() : command->names[1]) + " ";
+    for (const Command* command : verbs_of(""))
+        words += std::string(command->names.front().find(' ') == std::string_view::npos ? command->names.front()
+                                                                                        : command->names[1]) +
+                 " ";
     for (const Group& group : groups()) words += std::string(group.name) + " ";
     auto flags = [](const Command& command) {
         std::string text;
@@ -250,10 +280,14 @@ std::string completion(const std::string& program, const std::string& shell) {
         return text + "--help";
     };
     if (shell == "bash") {
-        std::string out = "# bash completion of " + program + "\n_" + program + "() {\n  local current=\"${COMP_WORDS[COMP_CWORD]}\" verb=\"\" i word\n"
-                          "  for ((i = 1; i < COMP_CWORD; i++)); do\n    word=\"${COMP_WORDS[i]}\"\n    case \"$word\" in\n      -H|--host|--config|-c|--context|--tlscacert|--tlscert|--tlskey) ((i++)) ;;\n"
-                          "      -*) ;;\n      container|image|network|system|volume) [ -z \"$verb\" ] && verb=\"$word\" || break ;;\n"
-                          "      *) if [ -z \"$verb\" ]; then verb=\"$word\"; break; else verb=\"$verb $word\"; break; fi ;;\n    esac\n  done\n  local words=\"\" names=\"\"\n  case \"$verb\" in\n";
+        std::string out = "# bash completion of " + program + "\n_" + program +
+                          "() {\n  local current=\"${COMP_WORDS[COMP_CWORD]}\" verb=\"\" i word\n"
+                          "  for ((i = 1; i < COMP_CWORD; i++)); do\n    word=\"${COMP_WORDS[i]}\"\n    case \"$word\" "
+                          "in\n      -H|--host|--config|-c|--context|--tlscacert|--tlscert|--tlskey) ((i++)) ;;\n"
+                          "      -*) ;;\n      container|image|network|system|volume) [ -z \"$verb\" ] && "
+                          "verb=\"$word\" || break ;;\n"
+                          "      *) if [ -z \"$verb\" ]; then verb=\"$word\"; break; else verb=\"$verb $word\"; break; "
+                          "fi ;;\n    esac\n  done\n  local words=\"\" names=\"\"\n  case \"$verb\" in\n";
         out += "    '') words=" + shell_quoted(words) + " ;;\n";
         for (const Group& group : groups()) {
             std::string inside;
@@ -266,18 +300,26 @@ std::string completion(const std::string& program, const std::string& shell) {
         for (const Command* command : commands()) {
             if (command->hidden) continue;
             out += "    ";
-            for (std::size_t i = 0; i < command->names.size(); ++i) out += (i > 0 ? "|" : "") + shell_quoted(command->names[i]);
-            out += ") words=" + shell_quoted(flags(*command)) + " names=" + std::string(argument_kind(*command)) + " ;;\n";
+            for (std::size_t i = 0; i < command->names.size(); ++i)
+                out += (i > 0 ? "|" : "") + shell_quoted(command->names[i]);
+            out +=
+                ") words=" + shell_quoted(flags(*command)) + " names=" + std::string(argument_kind(*command)) + " ;;\n";
         }
-        out += "  esac\n  if [[ $current != -* ]]; then\n    case \"$names\" in\n      containers) words=\"$(" + program + " ps -a --format '{{.Names}}' 2>/dev/null)\" ;;\n      images) words=\"$(" + program +
-               " images --format '{{.Repository}}:{{.Tag}}' 2>/dev/null)\" ;;\n      volumes) words=\"$(" + program + " volume ls -q 2>/dev/null)\" ;;\n      networks) words=\"$(" + program +
-               " network ls --format '{{.Name}}' 2>/dev/null)\" ;;\n      files) COMPREPLY=($(compgen -f -- \"$current\")); return ;;\n    esac\n  fi\n  COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
-               "  declare -F __ltrim_colon_completions >/dev/null && __ltrim_colon_completions \"$current\"\n}\ncomplete -F _" + program + " " + program + "\n";
+        out += "  esac\n  if [[ $current != -* ]]; then\n    case \"$names\" in\n      containers) words=\"$(" +
+               program + " ps -a --format '{{.Names}}' 2>/dev/null)\" ;;\n      images) words=\"$(" + program +
+               " images --format '{{.Repository}}:{{.Tag}}' 2>/dev/null)\" ;;\n      volumes) words=\"$(" + program +
+               " volume ls -q 2>/dev/null)\" ;;\n      networks) words=\"$(" + program +
+               " network ls --format '{{.Name}}' 2>/dev/null)\" ;;\n      files) COMPREPLY=($(compgen -f -- "
+               "\"$current\")); return ;;\n    esac\n  fi\n  COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
+               "  declare -F __ltrim_colon_completions >/dev/null && __ltrim_colon_completions "
+               "\"$current\"\n}\ncomplete -F _" +
+               program + " " + program + "\n";
         return out;
     }
     if (shell == "zsh") {
         // zsh can run bash's completion functions; the tables stay in one place.
-        return "#compdef " + program + "\n# zsh completion of " + program + "\nautoload -U +X bashcompinit && bashcompinit\nsource <(" + program + " completion bash)\n";
+        return "#compdef " + program + "\n# zsh completion of " + program +
+               "\nautoload -U +X bashcompinit && bashcompinit\nsource <(" + program + " completion bash)\n";
     }
     if (shell == "fish") {
         std::string out = "# fish completion of " + program + "\ncomplete -c " + program + " -f\n";
@@ -288,7 +330,8 @@ std::string completion(const std::string& program, const std::string& shell) {
                     name = path;
                     break;
                 }
-            out += "complete -c " + program + " -n __fish_use_subcommand -a " + std::string(name) + " -d " + shell_quoted(command->summary) + "\n";
+            out += "complete -c " + program + " -n __fish_use_subcommand -a " + std::string(name) + " -d " +
+                   shell_quoted(command->summary) + "\n";
             std::string condition = " -n '__fish_seen_subcommand_from " + std::string(name) + "'";
             for (const Option& option : command->options) {
                 if (option.hidden) continue;
@@ -298,8 +341,12 @@ std::string completion(const std::string& program, const std::string& shell) {
                 out += " -d " + shell_quoted(option.help) + "\n";
             }
             std::string_view kind = argument_kind(*command);
-            if (kind == "containers") out += "complete -c " + program + condition + " -a '(" + program + " ps -a --format \"{{.Names}}\" 2>/dev/null)'\n";
-            if (kind == "images") out += "complete -c " + program + condition + " -a '(" + program + " images --format \"{{.Repository}}:{{.Tag}}\" 2>/dev/null)'\n";
+            if (kind == "containers")
+                out += "complete -c " + program + condition + " -a '(" + program +
+                       " ps -a --format \"{{.Names}}\" 2>/dev/null)'\n";
+            if (kind == "images")
+                out += "complete -c " + program + condition + " -a '(" + program +
+                       " images --format \"{{.Repository}}:{{.Tag}}\" 2>/dev/null)'\n";
         }
         return out;
     }

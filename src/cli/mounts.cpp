@@ -17,7 +17,9 @@ namespace json = boost::json;
 
 namespace {
 
-std::unexpected<Error> invalid(std::string message) { return fail(Code::invalid_argument, std::move(message)); }
+std::unexpected<Error> invalid(std::string message) {
+    return fail(Code::invalid_argument, std::move(message));
+}
 
 // One record of comma-separated values with quoted fields (RFC 4180), as --mount is read.
 Result<std::vector<std::string>> split_fields(std::string_view text) {
@@ -27,9 +29,12 @@ Result<std::vector<std::string>> split_fields(std::string_view text) {
     for (std::size_t i = 0; i < text.size(); ++i) {
         char c = text[i];
         if (quoted) {
-            if (c != '"') fields.back() += c;
-            else if (i + 1 < text.size() && text[i + 1] == '"') fields.back() += text[++i];
-            else quoted = false;
+            if (c != '"')
+                fields.back() += c;
+            else if (i + 1 < text.size() && text[i + 1] == '"')
+                fields.back() += text[++i];
+            else
+                quoted = false;
             continue;
         }
         if (c == ',') {
@@ -37,12 +42,17 @@ Result<std::vector<std::string>> split_fields(std::string_view text) {
             field_start = true;
             continue;
         }
-        if (c == '"' && field_start) quoted = true;
-        else if (c == '"') return invalid("parse error on line 1, column " + std::to_string(i + 1) + ": bare \" in non-quoted-field");
-        else fields.back() += c;
+        if (c == '"' && field_start)
+            quoted = true;
+        else if (c == '"')
+            return invalid("parse error on line 1, column " + std::to_string(i + 1) + ": bare \" in non-quoted-field");
+        else
+            fields.back() += c;
         field_start = false;
     }
-    if (quoted) return invalid("parse error on line 1, column " + std::to_string(text.size() + 1) + ": extraneous or missing \" in quoted-field");
+    if (quoted)
+        return invalid("parse error on line 1, column " + std::to_string(text.size() + 1) +
+                       ": extraneous or missing \" in quoted-field");
     return fields;
 }
 
@@ -82,7 +92,8 @@ Result<> add_field(json::object& mount, const std::string& type, const std::stri
     std::string value = field.substr(equals + 1);
     if (key == "type") return {};
     if (key == "source" || key == "src") {
-        if (value.starts_with('.') || (type == "bind" && !value.starts_with('/') && !value.empty())) value = absolute_path(value);
+        if (value.starts_with('.') || (type == "bind" && !value.starts_with('/') && !value.empty()))
+            value = absolute_path(value);
         mount["Source"] = value;
     } else if (key == "target" || key == "dst" || key == "destination") {
         mount["Target"] = value;
@@ -92,10 +103,15 @@ Result<> add_field(json::object& mount, const std::string& type, const std::stri
         child(mount, "BindOptions")["Propagation"] = value;
     } else if (key == "bind-recursive") {
         json::object& options = child(mount, "BindOptions");
-        if (value == "disabled") options["NonRecursive"] = true;
-        else if (value == "writable") options["ReadOnlyNonRecursive"] = true;
-        else if (value == "readonly") options["ReadOnlyForceRecursive"] = true;
-        else if (value != "enabled") return invalid("invalid value for bind-recursive: " + value + " (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")");
+        if (value == "disabled")
+            options["NonRecursive"] = true;
+        else if (value == "writable")
+            options["ReadOnlyNonRecursive"] = true;
+        else if (value == "readonly")
+            options["ReadOnlyForceRecursive"] = true;
+        else if (value != "enabled")
+            return invalid("invalid value for bind-recursive: " + value +
+                           " (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")");
     } else if (key == "bind-create-src" || key == "bind-create-mountpoint") {
         auto flag = parse_bool(value);
         if (!flag) return invalid("invalid value for " + key + ": " + value);
@@ -104,12 +120,14 @@ Result<> add_field(json::object& mount, const std::string& type, const std::stri
         child(mount, "VolumeOptions")["Subpath"] = value;
     } else if (key == "volume-label") {
         auto split = value.find('=');
-        child(child(mount, "VolumeOptions"), "Labels")[value.substr(0, split)] = split == std::string::npos ? "" : value.substr(split + 1);
+        child(child(mount, "VolumeOptions"), "Labels")[value.substr(0, split)] =
+            split == std::string::npos ? "" : value.substr(split + 1);
     } else if (key == "volume-driver") {
         child(child(mount, "VolumeOptions"), "DriverConfig")["Name"] = value;
     } else if (key == "volume-opt") {
         auto split = value.find('=');
-        child(child(child(mount, "VolumeOptions"), "DriverConfig"), "Options")[value.substr(0, split)] = split == std::string::npos ? "" : value.substr(split + 1);
+        child(child(child(mount, "VolumeOptions"), "DriverConfig"), "Options")[value.substr(0, split)] =
+            split == std::string::npos ? "" : value.substr(split + 1);
     } else if (key == "tmpfs-size") {
         auto size = parse_bytes(value);
         if (!size) return invalid("invalid value for " + key + ": " + value);
@@ -117,7 +135,8 @@ Result<> add_field(json::object& mount, const std::string& type, const std::stri
     } else if (key == "tmpfs-mode") {
         unsigned mode = 0;
         auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), mode, 8);
-        if (error != std::errc() || end != value.data() + value.size()) return invalid("invalid value for " + key + ": " + value);
+        if (error != std::errc() || end != value.data() + value.size())
+            return invalid("invalid value for " + key + ": " + value);
         child(mount, "TmpfsOptions")["Mode"] = mode;
     } else {
         return invalid("unexpected key '" + key + "' in '" + field + "'");
@@ -144,8 +163,10 @@ std::string absolute_path(std::string_view path) {
         std::string_view part = rest.substr(0, slash);
         rest.remove_prefix(slash == std::string_view::npos ? rest.size() : slash + 1);
         if (part.empty() || part == ".") continue;
-        if (part != "..") parts.push_back(part);
-        else if (!parts.empty()) parts.pop_back();
+        if (part != "..")
+            parts.push_back(part);
+        else if (!parts.empty())
+            parts.pop_back();
     }
     std::string out;
     for (std::string_view part : parts) out += "/" + std::string(part);
@@ -167,9 +188,11 @@ Result<VolumeArgument> parse_volume(std::string_view text) {
         return VolumeArgument{"", parts[0], ""};
     }
     VolumeArgument volume{parts[0], parts[1], ""};
-    if (volume.source.empty() || volume.destination.empty()) return invalid("invalid spec: " + std::string(text) + ": empty section between colons");
+    if (volume.source.empty() || volume.destination.empty())
+        return invalid("invalid spec: " + std::string(text) + ": empty section between colons");
     if (!volume.destination.starts_with('/'))
-        return invalid("invalid volume specification: '" + std::string(text) + "': invalid mount config: mount path must be absolute: " + volume.destination);
+        return invalid("invalid volume specification: '" + std::string(text) +
+                       "': invalid mount config: mount path must be absolute: " + volume.destination);
     char first = volume.source.front();
     if (first == '.' || first == '~') volume.source = absolute_path(volume.source);
     volume.bind = volume.source + ":" + volume.destination;
@@ -189,10 +212,12 @@ Result<json::object> parse_mount(std::string_view text) {
     mount["Type"] = type;
     for (const std::string& field : fields) TRY(add_field(mount, type, field));
     if (!mount.contains("Target")) return invalid("target is required");
-    if (mount.contains("VolumeOptions") && type != "volume") return invalid("cannot mix 'volume-*' options with mount type '" + type + "'");
-    if (mount.contains("BindOptions") && type != "bind") return invalid("cannot mix 'bind-*' options with mount type '" + type + "'");
-    if (mount.contains("TmpfsOptions") && type != "tmpfs") return invalid("cannot mix 'tmpfs-*' options with mount type '" + type + "'");
-    if (type == "bind" && !mount.contains("Source")) return invalid("source is required for mount type 'bind'");
+    if (mount.contains("VolumeOptions") && type != "volume")
+        return invalid("cannot mix 'volume-*' options with mount type '" + type + "'");
+    if (mount.contains("BindOptions") && type != "bind")
+        return invalid("cannot mix 'bind-*' options with mount type '" + type + "'");
+    if (mount.contains("TmpfsOptions") && type != "tmpfs")
+        return invalid("cannot mix 'tmpfs-*' options with mount type '" + type + "'");
     return mount;
 }
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <boost/json/object.hpp>
-
 #include <string>
 #include <string_view>
 
@@ -11,9 +10,9 @@
 namespace wherry::cli {
 
 struct VolumeArgument {
-    std::string source;       // empty: an anonymous volume
+    std::string source;  // empty: an anonymous volume
     std::string destination;
-    std::string bind;         // what goes into HostConfig.Binds; empty for an anonymous volume
+    std::string bind;  // what goes into HostConfig.Binds; empty for an anonymous volume
 };
 
 // "[source:]destination[:options]"; a source that begins with ".", "~" or "/" is a path, made absolute.

@@ -33,7 +33,8 @@ Result<> store(ParsedArguments& parsed, const Option& option, std::string value)
         return fail(Code::unimplemented, "--" + std::string(option.name) + ": " + std::string(option.refusal));
     }
     auto invalid = [&](const std::string& why) {
-        return fail(Code::invalid_argument, "invalid argument \"" + value + "\" for \"" + display_name(option) + "\" flag: " + why);
+        return fail(Code::invalid_argument,
+                    "invalid argument \"" + value + "\" for \"" + display_name(option) + "\" flag: " + why);
     };
     if (option.value.empty()) {
         if (!parse_bool(value)) return invalid("strconv.ParseBool: parsing \"" + value + "\": invalid syntax");
@@ -71,7 +72,8 @@ Result<> check_integer(std::string_view value) {
     auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
     std::string prefix = "strconv.ParseInt: parsing \"" + std::string(value) + "\": ";
     if (error == std::errc::result_out_of_range) return fail(Code::invalid_argument, prefix + "value out of range");
-    if (error != std::errc() || end != digits.data() + digits.size()) return fail(Code::invalid_argument, prefix + "invalid syntax");
+    if (error != std::errc() || end != digits.data() + digits.size())
+        return fail(Code::invalid_argument, prefix + "invalid syntax");
     return {};
 }
 
@@ -80,7 +82,8 @@ Result<> check_uint16(std::string_view value) {
     auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
     std::string prefix = "strconv.ParseUint: parsing \"" + std::string(value) + "\": ";
     if (error == std::errc::result_out_of_range) return fail(Code::invalid_argument, prefix + "value out of range");
-    if (error != std::errc() || end != value.data() + value.size()) return fail(Code::invalid_argument, prefix + "invalid syntax");
+    if (error != std::errc() || end != value.data() + value.size())
+        return fail(Code::invalid_argument, prefix + "invalid syntax");
     return {};
 }
 
@@ -123,20 +126,23 @@ std::vector<std::string> ParsedOptions::split_list(std::string_view name) const 
     return items;
 }
 
-Result<ParsedArguments> parse_options(std::span<const Option> table, std::span<const std::string> words, bool stop_at_argument) {
+Result<ParsedArguments> parse_options(std::span<const Option> table, std::span<const std::string> words,
+                                      bool stop_at_argument) {
     ParsedArguments parsed;
     for (std::size_t i = 0; i < words.size(); ++i) {
         std::string_view word = words[i];
         if (word.size() < 2 || word.front() != '-') {
             if (stop_at_argument) {
-                parsed.arguments.insert(parsed.arguments.end(), words.begin() + static_cast<std::ptrdiff_t>(i), words.end());
+                parsed.arguments.insert(parsed.arguments.end(), words.begin() + static_cast<std::ptrdiff_t>(i),
+                                        words.end());
                 return parsed;
             }
             parsed.arguments.emplace_back(word);
             continue;
         }
         if (word == "--") {
-            parsed.arguments.insert(parsed.arguments.end(), words.begin() + static_cast<std::ptrdiff_t>(i) + 1, words.end());
+            parsed.arguments.insert(parsed.arguments.end(), words.begin() + static_cast<std::ptrdiff_t>(i) + 1,
+                                    words.end());
             return parsed;
         }
         if (word.starts_with("--")) {
@@ -147,7 +153,8 @@ Result<ParsedArguments> parse_options(std::span<const Option> table, std::span<c
                 value = std::string(name.substr(equals + 1));
                 name = name.substr(0, equals);
             }
-            if (name.empty() || name.front() == '-') return fail(Code::invalid_argument, "bad flag syntax: " + std::string(word));
+            if (name.empty() || name.front() == '-')
+                return fail(Code::invalid_argument, "bad flag syntax: " + std::string(word));
             const Option* option = find_name(table, name);
             if (option == nullptr) {
                 if (name == help_name) {
@@ -176,7 +183,8 @@ Result<ParsedArguments> parse_options(std::span<const Option> table, std::span<c
                     parsed.help = true;
                     return parsed;
                 }
-                return fail(Code::invalid_argument, std::string("unknown shorthand flag: '") + letters.front() + "' in -" + std::string(letters));
+                return fail(Code::invalid_argument, std::string("unknown shorthand flag: '") + letters.front() +
+                                                        "' in -" + std::string(letters));
             }
             std::string_view rest = letters.substr(1);
             if (rest.starts_with('=')) {
@@ -193,7 +201,8 @@ Result<ParsedArguments> parse_options(std::span<const Option> table, std::span<c
             } else if (i + 1 < words.size()) {
                 TRY(store(parsed, *option, words[++i]));
             } else {
-                return fail(Code::invalid_argument, std::string("flag needs an argument: '") + letters.front() + "' in -" + std::string(letters));
+                return fail(Code::invalid_argument, std::string("flag needs an argument: '") + letters.front() +
+                                                        "' in -" + std::string(letters));
             }
             break;
         }
@@ -204,18 +213,24 @@ Result<ParsedArguments> parse_options(std::span<const Option> table, std::span<c
 std::string closest(std::string_view word, std::span<const std::string_view> candidates) {
     std::string_view best;
     std::size_t best_distance = word.size() <= 3 ? 2 : 3;  // exclusive: what is farther is another word
+    // Edits, with a swap of neighbours as one ("rnu" is "run").
+    std::vector<std::size_t> above;
     std::vector<std::size_t> row;
+    std::vector<std::size_t> next;
     for (std::string_view candidate : candidates) {
+        above.assign(candidate.size() + 1, 0);
         row.assign(candidate.size() + 1, 0);
+        next.assign(candidate.size() + 1, 0);
         for (std::size_t j = 0; j < row.size(); ++j) row[j] = j;
         for (std::size_t i = 0; i < word.size(); ++i) {
-            std::size_t diagonal = row[0];
-            row[0] = i + 1;
+            next[0] = i + 1;
             for (std::size_t j = 0; j < candidate.size(); ++j) {
-                std::size_t cost = std::min({row[j] + 1, row[j + 1] + 1, diagonal + (word[i] == candidate[j] ? 0U : 1U)});
-                diagonal = row[j + 1];
-                row[j + 1] = cost;
+                next[j + 1] = std::min({next[j] + 1, row[j + 1] + 1, row[j] + (word[i] == candidate[j] ? 0U : 1U)});
+                if (i > 0 && j > 0 && word[i] == candidate[j - 1] && word[i - 1] == candidate[j])
+                    next[j + 1] = std::min(next[j + 1], above[j - 1] + 1);
             }
+            above.swap(row);
+            row.swap(next);
         }
         if (row.back() < best_distance) {
             best_distance = row.back();

@@ -19,11 +19,11 @@ namespace wherry::cli {
 using ValueCheck = Result<> (*)(std::string_view value);
 
 struct Option {
-    std::string_view name;          // without the dashes
-    char letter = 0;                // 0: none
-    std::string_view value = {};    // what the value is ("string", "list", …); empty: a boolean
+    std::string_view name;        // without the dashes
+    char letter = 0;              // 0: none
+    std::string_view value = {};  // what the value is ("string", "list", …); empty: a boolean
     std::string_view help = {};
-    ValueCheck check = nullptr;     // booleans are always checked
+    ValueCheck check = nullptr;      // booleans are always checked
     std::string_view fallback = {};  // the default as help shows it
     bool hidden = false;
     std::string_view refusal = {};  // not empty: the option is known and refused with this reason
@@ -54,7 +54,8 @@ struct ParsedArguments {
 
 // stop_at_argument: everything after the first argument is an argument (run, exec).
 // Errors have Docker's words ("unknown flag: --x", "flag needs an argument: 'p' in -p", …).
-Result<ParsedArguments> parse_options(std::span<const Option> table, std::span<const std::string> words, bool stop_at_argument);
+Result<ParsedArguments> parse_options(std::span<const Option> table, std::span<const std::string> words,
+                                      bool stop_at_argument);
 
 // Go's strconv.ParseBool: 1 t T TRUE true True and their opposites.
 std::optional<bool> parse_bool(std::string_view text);

@@ -9,7 +9,9 @@ namespace wherry::cli {
 
 namespace {
 
-std::unexpected<Error> invalid(std::string message) { return fail(Code::invalid_argument, std::move(message)); }
+std::unexpected<Error> invalid(std::string message) {
+    return fail(Code::invalid_argument, std::move(message));
+}
 
 struct Range {
     unsigned first = 0;
@@ -19,7 +21,8 @@ struct Range {
 Result<unsigned> parse_port(std::string_view text) {
     unsigned value = 0;
     auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (text.empty() || error != std::errc() || end != text.data() + text.size() || value > 65535) return invalid("invalid port");
+    if (text.empty() || error != std::errc() || end != text.data() + text.size() || value > 65535)
+        return invalid("invalid port");
     return value;
 }
 
@@ -37,7 +40,9 @@ bool is_address(const std::string& text) {
     return ::inet_pton(AF_INET, text.c_str(), &address) == 1 || ::inet_pton(AF_INET6, text.c_str(), &address) == 1;
 }
 
-bool known_protocol(std::string_view protocol) { return protocol == "tcp" || protocol == "udp" || protocol == "sctp"; }
+bool known_protocol(std::string_view protocol) {
+    return protocol == "tcp" || protocol == "udp" || protocol == "sctp";
+}
 
 std::string lower(std::string_view text) {
     std::string out(text);
@@ -55,7 +60,8 @@ Result<std::vector<PortBinding>> parse_long_form(std::string_view text) {
         auto equals = field.find('=');
         if (equals == std::string_view::npos) return invalid("invalid field: " + std::string(field));
         std::string key = lower(field.substr(0, equals));
-        if (key != "target" && key != "published" && key != "protocol" && key != "mode") return invalid("invalid field key: " + key);
+        if (key != "target" && key != "published" && key != "protocol" && key != "mode")
+            return invalid("invalid field key: " + key);
         fields[key] = std::string(field.substr(equals + 1));
     }
     std::string protocol = fields.contains("protocol") ? lower(fields["protocol"]) : "tcp";
@@ -108,19 +114,23 @@ Result<std::vector<PortBinding>> parse_publish(std::string_view text) {
     unsigned count = range->last - range->first;
     bool one_of_many = count == 0 && published.last != published.first;
     if (!host_port.empty() && !one_of_many && published.last - published.first != count)
-        return invalid("invalid ranges specified for container and host Ports: " + std::string(container_port) + " and " + std::string(host_port));
+        return invalid("invalid ranges specified for container and host Ports: " + std::string(container_port) +
+                       " and " + std::string(host_port));
     std::vector<PortBinding> bindings;
     for (unsigned i = 0; i <= count; ++i) {
         PortBinding binding{std::to_string(range->first + i) + "/" + protocol, host_ip, ""};
-        if (one_of_many) binding.host_port = std::string(host_port);
-        else if (!host_port.empty()) binding.host_port = std::to_string(published.first + i);
+        if (one_of_many)
+            binding.host_port = std::string(host_port);
+        else if (!host_port.empty())
+            binding.host_port = std::to_string(published.first + i);
         bindings.push_back(std::move(binding));
     }
     return bindings;
 }
 
 Result<std::vector<std::string>> parse_expose(std::string_view text) {
-    if (text.find(':') != std::string_view::npos) return invalid("invalid port format for --expose: " + std::string(text));
+    if (text.find(':') != std::string_view::npos)
+        return invalid("invalid port format for --expose: " + std::string(text));
     std::string protocol = "tcp";
     std::string_view ports = text;
     if (auto slash = text.rfind('/'); slash != std::string_view::npos) {
@@ -129,9 +139,12 @@ Result<std::vector<std::string>> parse_expose(std::string_view text) {
     }
     if (!known_protocol(protocol)) return invalid("invalid proto: " + protocol);
     auto range = parse_range(ports);
-    if (!range) return invalid("invalid range format for --expose: " + std::string(text) + ", error: " + range.error().describe());
+    if (!range)
+        return invalid("invalid range format for --expose: " + std::string(text) +
+                       ", error: " + range.error().describe());
     std::vector<std::string> all;
-    for (unsigned port = range->first; port <= range->last; ++port) all.push_back(std::to_string(port) + "/" + protocol);
+    for (unsigned port = range->first; port <= range->last; ++port)
+        all.push_back(std::to_string(port) + "/" + protocol);
     return all;
 }
 

@@ -47,8 +47,11 @@ Result<Connection> make_connection(const ParsedOptions& options) {
     if (connection.host.starts_with('/')) connection.host = "unix://" + connection.host;
     if (connection.host.find("://") == std::string::npos) connection.host = "tcp://" + connection.host;
     std::string context = options.text("context");
-    if (!context.empty() && context != "default") return fail(Code::not_found, "context \"" + context + "\": contexts are not supported; use --host or DOCKER_HOST");
-    bool verify = options.flag("tlsverify") || (!options.given("tlsverify") && !environment("DOCKER_TLS_VERIFY").empty());
+    if (!context.empty() && context != "default")
+        return fail(Code::not_found,
+                    "context \"" + context + "\": contexts are not supported; use --host or DOCKER_HOST");
+    bool verify =
+        options.flag("tlsverify") || (!options.given("tlsverify") && !environment("DOCKER_TLS_VERIFY").empty());
     if (verify || options.flag("tls")) {
         std::string folder = environment("DOCKER_CERT_PATH");
         if (folder.empty()) folder = environment("DOCKER_CONFIG");
@@ -82,6 +85,9 @@ std::string count_problem(const Command& command, const std::string& name, std::
     std::string text = "'" + name + "' ";
     if (command.maximum == 0) return text + "accepts no arguments";
     if (command.minimum == command.maximum) return text + "requires " + arguments(command.minimum);
+    if (command.minimum > 0 && command.maximum != any_number)
+        return text + "requires at least " + std::to_string(command.minimum) + " and at most " +
+               arguments(command.maximum);
     if (low) return text + "requires at least " + arguments(command.minimum);
     return text + "requires at most " + arguments(command.maximum);
 }
@@ -118,10 +124,12 @@ int unknown_command(const std::string& program, std::span<const std::string> wor
     return 1;
 }
 
-int run_verb(const std::string& program, const Connection& connection, const Command& command, const std::string& path, std::span<const std::string> rest) {
+int run_verb(const std::string& program, const Connection& connection, const Command& command, const std::string& path,
+             std::span<const std::string> rest) {
     std::string name = program + " " + path;
     auto usage = [&](const std::string& first, const char* verb) {
-        print_error(first + "\n\nUsage:  " + name + (command.usage.empty() ? "" : " ") + std::string(command.usage) + "\n\n" + verb + " '" + name + " --help' for more information\n");
+        print_error(first + "\n\nUsage:  " + name + (command.usage.empty() ? "" : " ") + std::string(command.usage) +
+                    "\n\n" + verb + " '" + name + " --help' for more information\n");
     };
     auto parsed = parse_options(command.options, rest, command.stop_at_argument);
     if (!parsed) {
@@ -143,15 +151,20 @@ int run_verb(const std::string& program, const Connection& connection, const Com
     session.flush();
     if (code) return *code;
     std::string text = code.error().describe();
-    if (!command.quiet_failure_hint) text = program + ": " + text + "\n\nRun '" + name + " --help' for more information";
+    if (!command.quiet_failure_hint)
+        text = program + ": " + text + "\n\nRun '" + name + " --help' for more information";
     print_error(text + "\n");
     return command.failure;
 }
 
 }  // namespace
 
-std::span<const Option> global_options() { return global_table; }
-std::span<const Group> groups() { return group_table; }
+std::span<const Option> global_options() {
+    return global_table;
+}
+std::span<const Group> groups() {
+    return group_table;
+}
 
 const Group* find_group(std::string_view name) {
     for (const Group& group : group_table)
@@ -162,9 +175,10 @@ const Group* find_group(std::string_view name) {
 const std::vector<const Command*>& commands() {
     static const std::vector<const Command*> table = [] {
         std::vector<const Command*> all;
-        for (auto add : {add_container_list_verbs, add_life_cycle_verbs, add_run_verbs, add_exec_verbs, add_log_verbs, add_change_verbs, add_image_verbs,
-                         add_archive_verbs, add_inspect_verbs, add_system_verbs, add_event_verbs, add_stats_verbs, add_volume_verbs, add_network_verbs, add_prune_verbs,
-                         add_why_verbs, add_help_verbs})
+        for (auto add : {add_container_list_verbs, add_life_cycle_verbs, add_run_verbs, add_exec_verbs, add_log_verbs,
+                         add_copy_verbs, add_change_verbs, add_image_verbs, add_archive_verbs, add_inspect_verbs,
+                         add_system_verbs, add_event_verbs, add_stats_verbs, add_volume_verbs, add_network_verbs,
+                         add_prune_verbs, add_why_verbs, add_help_verbs})
             add(all);
         std::ranges::sort(all, {}, [](const Command* command) { return command->names.front(); });
         return all;
@@ -184,7 +198,8 @@ int run_program(const std::vector<std::string>& words) {
     rest = rest.subspan(std::min<std::size_t>(1, rest.size()));
     auto parsed = parse_options(global_table, rest, /*stop_at_argument=*/true);
     if (!parsed) {
-        print_error(parsed.error().describe() + "\n\nUsage:  " + program + " [OPTIONS] COMMAND [ARG...]\n\nRun '" + program + " --help' for more information\n");
+        print_error(parsed.error().describe() + "\n\nUsage:  " + program + " [OPTIONS] COMMAND [ARG...]\n\nRun '" +
+                    program + " --help' for more information\n");
         return 125;
     }
     Session plain(program, {});
@@ -211,7 +226,8 @@ int run_program(const std::vector<std::string>& words) {
         if (found.words == 2) path += " " + verb[1];
         return run_verb(program, *connection, *found.command, path, std::span(verb).subspan(found.words));
     }
-    if (const Group* group = find_group(verb[0]); group != nullptr && (verb.size() == 1 || verb[1] == "--help" || verb[1] == "-h")) {
+    if (const Group* group = find_group(verb[0]);
+        group != nullptr && (verb.size() == 1 || verb[1] == "--help" || verb[1] == "-h")) {
         plain.out(group_help(program, *group));
         plain.flush();
         return 0;

@@ -17,7 +17,10 @@ namespace {
 class ProgressScreen {
   public:
     ProgressScreen(Session& session, const ProgressOptions& options)
-        : session_(session), options_(options), fd_(options.to_stderr ? STDERR_FILENO : STDOUT_FILENO), live_(::isatty(fd_) == 1) {}
+        : session_(session),
+          options_(options),
+          fd_(options.to_stderr ? STDERR_FILENO : STDOUT_FILENO),
+          live_(::isatty(fd_) == 1) {}
 
     Result<> line(std::string_view text) {
         while (!text.empty() && (text.back() == '\r' || text.back() == ' ')) text.remove_suffix(1);

@@ -6,8 +6,12 @@ namespace wherry::cli {
 
 namespace {
 
-bool lower_or_digit(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
-bool letter_or_digit(char c) { return lower_or_digit(c) || (c >= 'A' && c <= 'Z'); }
+bool lower_or_digit(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+}
+bool letter_or_digit(char c) {
+    return lower_or_digit(c) || (c >= 'A' && c <= 'Z');
+}
 
 // path-component := [a-z0-9]+ ((\.|_|__|-+) [a-z0-9]+)*
 bool path_component(std::string_view text) {
@@ -97,8 +101,10 @@ std::unexpected<Error> invalid(std::string_view why = {}) {
 
 Result<Reference> parse_reference(std::string_view text) {
     if (text.empty()) return invalid();
-    if (text.size() == 64 && std::ranges::all_of(text, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }))
-        return fail(Code::invalid_argument, "invalid repository name (" + std::string(text) + "), cannot specify 64-byte hexadecimal strings");
+    if (text.size() == 64 &&
+        std::ranges::all_of(text, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }))
+        return fail(Code::invalid_argument,
+                    "invalid repository name (" + std::string(text) + "), cannot specify 64-byte hexadecimal strings");
     Reference reference;
     std::string_view rest = text;
     if (auto at = rest.find('@'); at != std::string_view::npos) {
@@ -109,24 +115,28 @@ Result<Reference> parse_reference(std::string_view text) {
     auto slash = rest.find('/');
     auto first = rest.substr(0, slash);
     bool has_upper = std::ranges::any_of(first, [](char c) { return c >= 'A' && c <= 'Z'; });
-    if (slash != std::string_view::npos && (first.find_first_of(".:") != std::string_view::npos || first == "localhost" || has_upper || first.starts_with('['))) {
+    if (slash != std::string_view::npos && (first.find_first_of(".:") != std::string_view::npos ||
+                                            first == "localhost" || has_upper || first.starts_with('['))) {
         reference.domain = std::string(first);
         rest.remove_prefix(slash + 1);
     } else {
         reference.domain = "docker.io";
     }
     if (reference.domain == "index.docker.io") reference.domain = "docker.io";
-    if (auto colon = rest.rfind(':'); colon != std::string_view::npos && rest.find('/', colon) == std::string_view::npos) {
+    if (auto colon = rest.rfind(':');
+        colon != std::string_view::npos && rest.find('/', colon) == std::string_view::npos) {
         reference.tag = std::string(rest.substr(colon + 1));
         rest = rest.substr(0, colon);
         if (!valid_tag(reference.tag)) return invalid();
     }
     reference.path = std::string(rest);
-    if (reference.domain == "docker.io" && reference.path.find('/') == std::string::npos) reference.path = "library/" + reference.path;
+    if (reference.domain == "docker.io" && reference.path.find('/') == std::string::npos)
+        reference.path = "library/" + reference.path;
     if (std::ranges::any_of(reference.path, [](char c) { return c >= 'A' && c <= 'Z'; }))
         return invalid("repository name (" + reference.path + ") must be lowercase");
     if (rest.empty() || !valid_path(reference.path) || !valid_domain(reference.domain)) return invalid();
-    if (reference.domain.size() + 1 + reference.path.size() > 255 + 1) return invalid("repository name must not be more than 255 characters");
+    if (reference.domain.size() + 1 + reference.path.size() > 255 + 1)
+        return invalid("repository name must not be more than 255 characters");
     return reference;
 }
 
@@ -139,8 +149,10 @@ std::string Reference::familiar_name() const {
 
 std::string Reference::familiar() const {
     std::string text = familiar_name();
-    if (!tag.empty()) text += ":" + tag;
-    else if (digest.empty()) text += ":latest";
+    if (!tag.empty())
+        text += ":" + tag;
+    else if (digest.empty())
+        text += ":latest";
     if (!digest.empty()) text += "@" + digest;
     return text;
 }

@@ -3,7 +3,6 @@
 
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
-
 #include <optional>
 #include <span>
 #include <string>
@@ -15,7 +14,8 @@ namespace wherry::cli {
 inline constexpr std::string_view label_source = " labels";
 
 // {{.Label "name"}} of a row.
-std::optional<boost::json::value> label_method(const boost::json::object& row, std::string_view name, std::span<const boost::json::value> arguments);
+std::optional<boost::json::value> label_method(const boost::json::object& row, std::string_view name,
+                                               std::span<const boost::json::value> arguments);
 std::string joined_labels(const boost::json::value* labels);  // "a=b,c=d"
 std::string print_text(const boost::json::value& value);      // of a string; empty for anything else
 // "0.0.0.0:8080->80/tcp, 9000-9001/tcp" of a container of the list.

@@ -15,25 +15,36 @@ namespace {
 
 Code code_of_status(unsigned status) {
     switch (status) {
-        case 400: return Code::invalid_argument;
-        case 401: return Code::unauthenticated;
-        case 403: return Code::permission_denied;
-        case 404: return Code::not_found;
-        case 409: return Code::conflict;
-        case 501: return Code::unimplemented;
-        case 503: return Code::unavailable;
-        default: return Code::internal;
+        case 400:
+            return Code::invalid_argument;
+        case 401:
+            return Code::unauthenticated;
+        case 403:
+            return Code::permission_denied;
+        case 404:
+            return Code::not_found;
+        case 409:
+            return Code::conflict;
+        case 501:
+            return Code::unimplemented;
+        case 503:
+            return Code::unavailable;
+        default:
+            return Code::internal;
     }
 }
 
 }  // namespace
 
-Session::Session(std::string program, Connection connection) : program_(std::move(program)), connection_(std::move(connection)) {}
+Session::Session(std::string program, Connection connection)
+    : program_(std::move(program)), connection_(std::move(connection)) {}
 
 Result<http::Client*> Session::client() {
     if (!client_) {
         auto endpoint = http::parse_endpoint(connection_.host, connection_.tls);
-        if (!endpoint) return fail(Code::invalid_argument, "unable to resolve the daemon's address: invalid bind address format: " + connection_.host);
+        if (!endpoint)
+            return fail(Code::invalid_argument,
+                        "unable to resolve the daemon's address: invalid bind address format: " + connection_.host);
         client_ = std::make_unique<http::Client>(std::move(*endpoint));
     }
     return client_.get();
@@ -44,9 +55,12 @@ Result<http::ClientResponse> Session::send(const http::ClientRequest& request) {
     auto response = http_client->send(request);
     if (response) return response;
     const Error& problem = response.error();
-    if (problem.code() != Code::unavailable && problem.os_errno() != ENOENT && problem.os_errno() != ECONNREFUSED && problem.os_errno() != EACCES) return response;
+    if (problem.code() != Code::unavailable && problem.os_errno() != ENOENT && problem.os_errno() != ECONNREFUSED &&
+        problem.os_errno() != EACCES)
+        return response;
     if (problem.os_errno() == EACCES || problem.os_errno() == EPERM)
-        return fail(Code::permission_denied, "permission denied while trying to connect to the daemon at " + connection_.host + " (are you root, or in the socket's group?)");
+        return fail(Code::permission_denied, "permission denied while trying to connect to the daemon at " +
+                                                 connection_.host + " (are you root, or in the socket's group?)");
     std::string text = "Cannot connect to the wherry daemon at " + connection_.host + ". Is wherryd running?";
     if (problem.os_errno() != ENOENT && problem.os_errno() != ECONNREFUSED) text += " (" + problem.describe() + ")";
     return fail(Code::unavailable, text, problem.os_errno());
@@ -123,8 +137,10 @@ std::string Session::configured(std::string_view key) {
     if (!configuration_) {
         configuration_.emplace();
         std::string folder;
-        if (const char* chosen = std::getenv("DOCKER_CONFIG")) folder = chosen;
-        else if (const char* home = std::getenv("HOME")) folder = std::string(home) + "/.docker";
+        if (const char* chosen = std::getenv("DOCKER_CONFIG"))
+            folder = chosen;
+        else if (const char* home = std::getenv("HOME"))
+            folder = std::string(home) + "/.docker";
         if (!folder.empty())
             if (auto content = read_file(folder + "/config.json", 4U << 20U))
                 if (auto document = parse_json_object(*content)) configuration_ = std::move(*document);
@@ -133,16 +149,23 @@ std::string Session::configured(std::string_view key) {
     return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
 }
 
-bool Session::stdout_is_terminal() const { return ::isatty(STDOUT_FILENO) == 1; }
-bool Session::stderr_is_terminal() const { return ::isatty(STDERR_FILENO) == 1; }
+bool Session::stdout_is_terminal() const {
+    return ::isatty(STDOUT_FILENO) == 1;
+}
+bool Session::stderr_is_terminal() const {
+    return ::isatty(STDERR_FILENO) == 1;
+}
 
 bool Session::colour() const {
     const char* no_colour = std::getenv("NO_COLOR");
     const char* terminal = std::getenv("TERM");
-    return stdout_is_terminal() && (no_colour == nullptr || *no_colour == '\0') && terminal != nullptr && std::string_view(terminal) != "dumb";
+    return stdout_is_terminal() && (no_colour == nullptr || *no_colour == '\0') && terminal != nullptr &&
+           std::string_view(terminal) != "dumb";
 }
 
-std::string segment(std::string_view text) { return http::percent_encode(text); }
+std::string segment(std::string_view text) {
+    return http::percent_encode(text);
+}
 
 QueryText& QueryText::add(std::string_view name, std::string_view value) {
     text_ += text_.empty() ? '?' : '&';
@@ -152,13 +175,17 @@ QueryText& QueryText::add(std::string_view name, std::string_view value) {
     return *this;
 }
 
-QueryText& QueryText::add_flag(std::string_view name, bool value) { return value ? add(name, "1") : *this; }
+QueryText& QueryText::add_flag(std::string_view name, bool value) {
+    return value ? add(name, "1") : *this;
+}
 
 Result<std::string> encode_filters(const std::vector<std::string>& filters, const json::object& more) {
     json::object all = more;
     for (const std::string& filter : filters) {
         auto equals = filter.find('=');
-        if (equals == std::string::npos) return fail(Code::invalid_argument, "invalid argument \"" + filter + "\" for \"-f, --filter\" flag: invalid filter '" + filter + "'");
+        if (equals == std::string::npos)
+            return fail(Code::invalid_argument, "invalid argument \"" + filter +
+                                                    "\" for \"-f, --filter\" flag: invalid filter '" + filter + "'");
         std::string name = filter.substr(0, equals);
         for (char& c : name)
             if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');

@@ -42,7 +42,11 @@ namespace {
 class Pump {
   public:
     Pump(http::RawStream& stream, const PumpOptions& options, SignalInbox* signals)
-        : stream_(stream), options_(options), signals_(signals), detector_(options.terminal ? options.detach_keys : ""), demultiplexer_(write_to_standard_stream) {}
+        : stream_(stream),
+          options_(options),
+          signals_(signals),
+          detector_(options.terminal ? options.detach_keys : ""),
+          demultiplexer_(write_to_standard_stream) {}
 
     Result<PumpEnd> run() {
         reading_input_ = options_.input;
@@ -74,8 +78,10 @@ class Pump {
         }
         if (*count == 0) return false;
         std::string_view data(buffer_.data(), *count);
-        if (options_.terminal) TRY(write_all(STDOUT_FILENO, data));
-        else TRY(demultiplexer_.feed(data));
+        if (options_.terminal)
+            TRY(write_all(STDOUT_FILENO, data));
+        else
+            TRY(demultiplexer_.feed(data));
         return true;
     }
 
@@ -141,6 +147,8 @@ class Pump {
 
 }  // namespace
 
-Result<PumpEnd> pump(http::RawStream& stream, const PumpOptions& options, SignalInbox* signals) { return Pump(stream, options, signals).run(); }
+Result<PumpEnd> pump(http::RawStream& stream, const PumpOptions& options, SignalInbox* signals) {
+    return Pump(stream, options, signals).run();
+}
 
 }  // namespace wherry::cli

@@ -30,10 +30,10 @@ class Demultiplexer {
 Result<> write_to_standard_stream(int stream, std::string_view data);
 
 struct PumpOptions {
-    bool terminal = false;       // the stream is raw bytes, not frames
-    bool input = false;          // send our stdin
-    bool can_poll = true;        // the connection is a plain socket (not TLS)
-    std::string detach_keys;     // bytes; looked for only with `terminal`
+    bool terminal = false;    // the stream is raw bytes, not frames
+    bool input = false;       // send our stdin
+    bool can_poll = true;     // the connection is a plain socket (not TLS)
+    std::string detach_keys;  // bytes; looked for only with `terminal`
     std::function<void()> on_resize = {};
     std::function<void(int signal)> on_signal = {};
 };

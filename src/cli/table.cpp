@@ -10,7 +10,8 @@ namespace wherry::cli {
 namespace {
 
 std::size_t code_points(std::string_view text) {
-    return static_cast<std::size_t>(std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xc0U) != 0x80U; }));
+    return static_cast<std::size_t>(
+        std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xc0U) != 0x80U; }));
 }
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
@@ -35,8 +36,10 @@ std::string label_heading(std::string_view label) {
 std::string unescape(std::string_view format) {
     std::string out;
     for (std::size_t i = 0; i < format.size(); ++i) {
-        if (format[i] == '\\' && i + 1 < format.size() && (format[i + 1] == 't' || format[i + 1] == 'n')) out += format[++i] == 't' ? '\t' : '\n';
-        else out += format[i];
+        if (format[i] == '\\' && i + 1 < format.size() && (format[i + 1] == 't' || format[i + 1] == 'n'))
+            out += format[++i] == 't' ? '\t' : '\n';
+        else
+            out += format[i];
     }
     return out;
 }
@@ -61,7 +64,8 @@ std::string align(std::string_view text, TableShape shape) {
             }
             std::size_t end = start;
             std::size_t width = shape.minimum_width;
-            for (; end < lines.size() && lines[end].size() > column + 1; ++end) width = std::max(width, code_points(lines[end][column]) + shape.padding);
+            for (; end < lines.size() && lines[end].size() > column + 1; ++end)
+                width = std::max(width, code_points(lines[end][column]) + shape.padding);
             for (; start < end; ++start) widths[start][column] = width;
         }
     }
@@ -78,7 +82,8 @@ std::string align(std::string_view text, TableShape shape) {
 
 Result<std::string> Listing::render(std::string_view format) const {
     TemplateOptions options;
-    options.method = [this](const json::value& object, std::string_view name, std::span<const json::value> arguments) -> std::optional<json::value> {
+    options.method = [this](const json::value& object, std::string_view name,
+                            std::span<const json::value> arguments) -> std::optional<json::value> {
         if (!method || !object.is_object()) return std::nullopt;
         return method(object.get_object(), name, arguments);
     };
@@ -86,7 +91,9 @@ Result<std::string> Listing::render(std::string_view format) const {
     while (format.starts_with(' ')) format.remove_prefix(1);
     if (format == "json") format = "{{json .}}";
     bool table = format.empty() || format == "table" || format.starts_with("table ");
-    std::string shape = format.empty() || format == "table" ? default_table_ : table ? unescape(format.substr(6)) : unescape(format);
+    std::string shape = format.empty() || format == "table" ? default_table_
+                        : table                             ? unescape(format.substr(6))
+                                                            : unescape(format);
     Template compiled = TRY(Template::parse(shape));
     // Only what the columns name is seen by "{{json .}}"; sorted, as Docker's is.
     auto visible = [&](const json::object& row) {
@@ -105,8 +112,10 @@ Result<std::string> Listing::render(std::string_view format) const {
         for (const Column& column : columns_) headings[column.first] = column.second;
         TemplateOptions header_options;
         header_options.header = true;
-        header_options.method = [](const json::value&, std::string_view name, std::span<const json::value> arguments) -> std::optional<json::value> {
-            if (name == "Label" && arguments.size() == 1 && arguments[0].is_string()) return json::value(label_heading(arguments[0].get_string()));
+        header_options.method = [](const json::value&, std::string_view name,
+                                   std::span<const json::value> arguments) -> std::optional<json::value> {
+            if (name == "Label" && arguments.size() == 1 && arguments[0].is_string())
+                return json::value(label_heading(arguments[0].get_string()));
             return std::nullopt;
         };
         out += TRY(compiled.execute(headings, header_options)) + "\n";

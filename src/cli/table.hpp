@@ -3,7 +3,6 @@
 
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
-
 #include <functional>
 #include <optional>
 #include <span>
@@ -31,7 +30,8 @@ class Listing {
     // {"ID", "CONTAINER ID"}: every field that templates may name, with its heading.
     using Column = std::pair<std::string_view, std::string_view>;
 
-    Listing(std::span<const Column> columns, std::string default_table) : columns_(columns), default_table_(std::move(default_table)) {}
+    Listing(std::span<const Column> columns, std::string default_table)
+        : columns_(columns), default_table_(std::move(default_table)) {}
 
     // Rows are objects with a text for each column; more members (".Labels" of a row) are for `method`.
     void add(boost::json::object row) { rows_.push_back(std::move(row)); }

@@ -17,7 +17,9 @@ constexpr std::size_t output_limit = 256U << 20U;
 
 class Execution {
   public:
-    Execution(const json::value& data, const TemplateOptions& options) : options_(options) { variables_.emplace_back("", Value{data}); }
+    Execution(const json::value& data, const TemplateOptions& options) : options_(options) {
+        variables_.emplace_back("", Value{data});
+    }
 
     Result<std::string> run(const Tree& tree, const json::value& data) {
         TRY(walk(tree.nodes, Value{data}));
@@ -32,7 +34,9 @@ class Execution {
         for (const Node& node : nodes) {
             Flow flow = Flow::normal;
             switch (node.kind) {
-                case Node::Kind::text: output_ += node.text; break;
+                case Node::Kind::text:
+                    output_ += node.text;
+                    break;
                 case Node::Kind::action: {
                     Value value = TRY(evaluate(node.pipeline, dot));
                     if (node.pipeline.variables.empty()) output_ += TRY(printed(value));
@@ -52,9 +56,15 @@ class Execution {
                     variables_.resize(before);
                     break;
                 }
-                case Node::Kind::range: TRY(range(node, dot)); break;
-                case Node::Kind::stop: flow = Flow::stop; break;
-                case Node::Kind::next: flow = Flow::next; break;
+                case Node::Kind::range:
+                    TRY(range(node, dot));
+                    break;
+                case Node::Kind::stop:
+                    flow = Flow::stop;
+                    break;
+                case Node::Kind::next:
+                    flow = Flow::next;
+                    break;
             }
             if (output_.size() > output_limit) return fail(Code::resource_exhausted, "template: output is too long");
             if (flow != Flow::normal) {
@@ -104,8 +114,10 @@ class Execution {
         if (declare && !pipeline.variables.empty()) {
             const std::string& name = pipeline.variables.back();
             if (pipeline.assignment) {
-                auto found = std::ranges::find(variables_.rbegin(), variables_.rend(), name, &std::pair<std::string, Value>::first);
-                if (found == variables_.rend()) return fail(Code::invalid_argument, "template: undefined variable \"$" + name + "\"");
+                auto found = std::ranges::find(variables_.rbegin(), variables_.rend(), name,
+                                               &std::pair<std::string, Value>::first);
+                if (found == variables_.rend())
+                    return fail(Code::invalid_argument, "template: undefined variable \"$" + name + "\"");
                 found->second = *piped;
             } else {
                 variables_.emplace_back(name, *piped);
@@ -141,22 +153,35 @@ class Execution {
     Result<Value> operand(const Operand& item, const Value& dot, const std::vector<Value>& arguments = {}) {
         Value base;
         switch (item.kind) {
-            case Operand::Kind::dot: base = dot; break;
-            case Operand::Kind::literal: base = Value{item.literal}; break;
-            case Operand::Kind::nil: base = Value{json::value()}; break;
-            case Operand::Kind::parenthesis: base = TRY(evaluate(*item.inner, dot)); break;
+            case Operand::Kind::dot:
+                base = dot;
+                break;
+            case Operand::Kind::literal:
+                base = Value{item.literal};
+                break;
+            case Operand::Kind::nil:
+                base = Value{json::value()};
+                break;
+            case Operand::Kind::parenthesis:
+                base = TRY(evaluate(*item.inner, dot));
+                break;
             case Operand::Kind::function: {
                 base = TRY(call_function(item.name, {}, options_.header));
                 break;
             }
             case Operand::Kind::variable: {
-                auto found = std::ranges::find(variables_.rbegin(), variables_.rend(), item.name, &std::pair<std::string, Value>::first);
-                if (found == variables_.rend()) return fail(Code::invalid_argument, "template parsing error: template: :1: undefined variable \"$" + item.name + "\"");
+                auto found = std::ranges::find(variables_.rbegin(), variables_.rend(), item.name,
+                                               &std::pair<std::string, Value>::first);
+                if (found == variables_.rend())
+                    return fail(Code::invalid_argument,
+                                "template parsing error: template: :1: undefined variable \"$" + item.name + "\"");
                 base = found->second;
                 break;
             }
         }
-        if (!arguments.empty() && item.fields.empty()) return fail(Code::invalid_argument, "template: can't give argument to non-function " + print_value(base.json));
+        if (!arguments.empty() && item.fields.empty())
+            return fail(Code::invalid_argument,
+                        "template: can't give argument to non-function " + print_value(base.json));
         return follow(std::move(base), item.fields, arguments);
     }
 
@@ -174,7 +199,9 @@ class Execution {
                     continue;
                 }
             }
-            if (last && !arguments.empty()) return fail(Code::invalid_argument, "template: <." + name + ">: has arguments but cannot be invoked as function");
+            if (last && !arguments.empty())
+                return fail(Code::invalid_argument,
+                            "template: <." + name + ">: has arguments but cannot be invoked as function");
             if (value.json.is_object()) {
                 const json::value* found = value.json.get_object().if_contains(name);
                 if (found == nullptr) {
@@ -191,7 +218,9 @@ class Execution {
                 none.missing = name;
                 value = std::move(none);
             } else {
-                return fail(Code::invalid_argument, "template: :1: executing \"\" at <." + name + ">: can't evaluate field " + name + " in type " + std::string(type_name(value.json)));
+                return fail(Code::invalid_argument, "template: :1: executing \"\" at <." + name +
+                                                        ">: can't evaluate field " + name + " in type " +
+                                                        std::string(type_name(value.json)));
             }
         }
         return value;

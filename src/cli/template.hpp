@@ -10,7 +10,6 @@
 #pragma once
 
 #include <boost/json/value.hpp>
-
 #include <functional>
 #include <memory>
 #include <optional>

@@ -20,14 +20,29 @@ void append_utf8_escaped(std::string& out, std::string_view text, bool html) {
     for (std::size_t i = 0; i < text.size(); ++i) {
         auto c = static_cast<unsigned char>(text[i]);
         switch (c) {
-            case '"': out += "\\\""; continue;
-            case '\\': out += "\\\\"; continue;
-            case '\n': out += "\\n"; continue;
-            case '\r': out += "\\r"; continue;
-            case '\t': out += "\\t"; continue;
-            case '\b': out += "\\b"; continue;
-            case '\f': out += "\\f"; continue;
-            default: break;
+            case '"':
+                out += "\\\"";
+                continue;
+            case '\\':
+                out += "\\\\";
+                continue;
+            case '\n':
+                out += "\\n";
+                continue;
+            case '\r':
+                out += "\\r";
+                continue;
+            case '\t':
+                out += "\\t";
+                continue;
+            case '\b':
+                out += "\\b";
+                continue;
+            case '\f':
+                out += "\\f";
+                continue;
+            default:
+                break;
         }
         if (c < 0x20 || (html && (c == '<' || c == '>' || c == '&'))) {
             out += "\\u00";
@@ -44,7 +59,8 @@ std::string number_text(const json::value& value) {
     if (value.is_int64()) return std::to_string(value.get_int64());
     if (value.is_uint64()) return std::to_string(value.get_uint64());
     double number = value.get_double();
-    if (std::floor(number) == number && std::abs(number) < 1e15) return std::to_string(static_cast<std::int64_t>(number));
+    if (std::floor(number) == number && std::abs(number) < 1e15)
+        return std::to_string(static_cast<std::int64_t>(number));
     char text[40];
     for (int precision = 1; precision <= 17; ++precision) {  // the shortest that reads back the same
         std::snprintf(text, sizeof text, "%.*g", precision, number);
@@ -60,9 +76,15 @@ void write_json(std::string& out, const json::value& value, int indent, int leve
         out.append(static_cast<std::size_t>(indent) * static_cast<std::size_t>(depth), ' ');
     };
     switch (value.kind()) {
-        case json::kind::null: out += "null"; break;
-        case json::kind::bool_: out += value.get_bool() ? "true" : "false"; break;
-        case json::kind::string: append_utf8_escaped(out, value.get_string(), html); break;
+        case json::kind::null:
+            out += "null";
+            break;
+        case json::kind::bool_:
+            out += value.get_bool() ? "true" : "false";
+            break;
+        case json::kind::string:
+            append_utf8_escaped(out, value.get_string(), html);
+            break;
         case json::kind::array: {
             const json::array& array = value.get_array();
             out += '[';
@@ -93,7 +115,9 @@ void write_json(std::string& out, const json::value& value, int indent, int leve
             out += '}';
             break;
         }
-        default: out += number_text(value); break;
+        default:
+            out += number_text(value);
+            break;
     }
 }
 
@@ -101,9 +125,12 @@ void write_json(std::string& out, const json::value& value, int indent, int leve
 
 std::string print_value(const json::value& value) {
     switch (value.kind()) {
-        case json::kind::null: return "<nil>";
-        case json::kind::bool_: return value.get_bool() ? "true" : "false";
-        case json::kind::string: return std::string(value.get_string());
+        case json::kind::null:
+            return "<nil>";
+        case json::kind::bool_:
+            return value.get_bool() ? "true" : "false";
+        case json::kind::string:
+            return std::string(value.get_string());
         case json::kind::array: {
             std::string out = "[";
             for (const json::value& item : value.get_array()) out += (out.size() > 1 ? " " : "") + print_value(item);
@@ -113,10 +140,12 @@ std::string print_value(const json::value& value) {
             std::map<std::string_view, const json::value*> sorted;
             for (const auto& member : value.get_object()) sorted.emplace(member.key(), &member.value());
             std::string out = "map[";
-            for (const auto& [key, item] : sorted) out += (out.size() > 4 ? " " : "") + std::string(key) + ":" + print_value(*item);
+            for (const auto& [key, item] : sorted)
+                out += (out.size() > 4 ? " " : "") + std::string(key) + ":" + print_value(*item);
             return out + "]";
         }
-        default: return number_text(value);
+        default:
+            return number_text(value);
     }
 }
 
@@ -136,9 +165,13 @@ namespace template_detail {
 
 namespace {
 
-std::unexpected<Error> wrong(const std::string& what) { return fail(Code::invalid_argument, "template: " + what); }
+std::unexpected<Error> wrong(const std::string& what) {
+    return fail(Code::invalid_argument, "template: " + what);
+}
 
-bool number(const json::value& value) { return value.is_int64() || value.is_uint64() || value.is_double(); }
+bool number(const json::value& value) {
+    return value.is_int64() || value.is_uint64() || value.is_double();
+}
 
 double as_number(const json::value& value) {
     if (value.is_int64()) return static_cast<double>(value.get_int64());
@@ -149,7 +182,8 @@ double as_number(const json::value& value) {
 std::optional<std::int64_t> as_integer(const json::value& value) {
     if (value.is_int64()) return value.get_int64();
     if (value.is_uint64()) return static_cast<std::int64_t>(value.get_uint64());
-    if (value.is_double() && std::floor(value.get_double()) == value.get_double()) return static_cast<std::int64_t>(value.get_double());
+    if (value.is_double() && std::floor(value.get_double()) == value.get_double())
+        return static_cast<std::int64_t>(value.get_double());
     return std::nullopt;
 }
 
@@ -183,9 +217,11 @@ Result<Value> index(const std::vector<Value>& arguments) {
             value = std::move(next);
         } else if (value.json.is_array()) {
             auto at = as_integer(key);
-            if (!number(key) || !at) return wrong("error calling index: cannot index slice/array with " + print_value(key));
+            if (!number(key) || !at)
+                return wrong("error calling index: cannot index slice/array with " + print_value(key));
             const json::array& array = value.json.get_array();
-            if (*at < 0 || static_cast<std::size_t>(*at) >= array.size()) return wrong("error calling index: index out of range: " + std::to_string(*at));
+            if (*at < 0 || static_cast<std::size_t>(*at) >= array.size())
+                return wrong("error calling index: index out of range: " + std::to_string(*at));
             json::value item = array[static_cast<std::size_t>(*at)];
             value = Value{std::move(item)};
         } else if (value.json.is_null()) {
@@ -221,20 +257,29 @@ Result<std::string> format_verb(const std::string& flags, char verb, const Value
         }
         bool left = shape.find('-') != std::string::npos;
         std::size_t width = 0;
-        if (auto digit = shape.find_first_of("123456789"); digit != std::string::npos) width = static_cast<std::size_t>(std::strtoul(shape.c_str() + digit, nullptr, 10));
+        if (auto digit = shape.find_first_of("123456789"); digit != std::string::npos)
+            width = static_cast<std::size_t>(std::strtoul(shape.c_str() + digit, nullptr, 10));
         std::string out = plain.substr(0, precision);
         if (out.size() < width) out.insert(left ? out.size() : 0, width - out.size(), ' ');
         return out;
     };
     switch (verb) {
-        case 's': case 'v': return padded(argument->zero ? "" : print_value(value));
-        case 'q': return padded(value.is_string() ? go_json(value) : "'" + print_value(value) + "'");
-        case 't': return padded(print_value(value));
-        case 'd': case 'x': case 'X': case 'o':
+        case 's':
+        case 'v':
+            return padded(argument->zero ? "" : print_value(value));
+        case 'q':
+            return padded(value.is_string() ? go_json(value) : "'" + print_value(value) + "'");
+        case 't':
+            return padded(print_value(value));
+        case 'd':
+        case 'x':
+        case 'X':
+        case 'o':
             if (verb != 'd' && value.is_string()) {
                 std::string out;
                 for (char c : std::string_view(value.get_string())) {
-                    std::snprintf(text, sizeof text, verb == 'x' ? "%02x" : "%02X", static_cast<unsigned>(static_cast<unsigned char>(c)));
+                    std::snprintf(text, sizeof text, verb == 'x' ? "%02x" : "%02X",
+                                  static_cast<unsigned>(static_cast<unsigned char>(c)));
                     out += text;
                 }
                 return padded(out);
@@ -244,18 +289,23 @@ Result<std::string> format_verb(const std::string& flags, char verb, const Value
                 return with(conversion.c_str(), static_cast<long long>(*whole));
             }
             return std::string("%!") + verb + "(" + std::string(type_name(value)) + "=" + print_value(value) + ")";
-        case 'f': case 'g': case 'e':
+        case 'f':
+        case 'g':
+        case 'e':
             if (number(value)) return with(std::string(1, verb).c_str(), as_number(value));
             return std::string("%!") + verb + "(" + std::string(type_name(value)) + "=" + print_value(value) + ")";
         case 'c':
-            if (auto whole = as_integer(value); number(value) && whole && *whole >= 0 && *whole < 128) return std::string(1, static_cast<char>(*whole));
+            if (auto whole = as_integer(value); number(value) && whole && *whole >= 0 && *whole < 128)
+                return std::string(1, static_cast<char>(*whole));
             return wrong("printf: %c of " + print_value(value));
-        default: return wrong(std::string("printf: the verb %") + verb + " is not supported");
+        default:
+            return wrong(std::string("printf: the verb %") + verb + " is not supported");
     }
 }
 
 Result<std::string> print_format(const std::vector<Value>& arguments) {
-    if (arguments.empty() || !arguments[0].json.is_string()) return wrong("wrong type for value; expected string as printf's format");
+    if (arguments.empty() || !arguments[0].json.is_string())
+        return wrong("wrong type for value; expected string as printf's format");
     std::string_view shape = arguments[0].json.get_string();
     std::string out;
     std::size_t next = 1;
@@ -265,7 +315,8 @@ Result<std::string> print_format(const std::vector<Value>& arguments) {
             continue;
         }
         std::string flags;
-        while (++i < shape.size() && std::string_view("-+ #0123456789.").find(shape[i]) != std::string_view::npos) flags += shape[i];
+        while (++i < shape.size() && std::string_view("-+ #0123456789.").find(shape[i]) != std::string_view::npos)
+            flags += shape[i];
         if (flags.size() > 8) return wrong("printf: width or precision is too large");
         if (i >= shape.size()) {
             out += "%!(NOVERB)";
@@ -284,14 +335,18 @@ Result<std::string> print_format(const std::vector<Value>& arguments) {
 }
 
 Result<std::string> text_of(const std::vector<Value>& arguments, std::size_t at, const std::string& name) {
-    if (at >= arguments.size()) return wrong("wrong number of args for " + name + ": want at least " + std::to_string(at + 1) + " got " + std::to_string(arguments.size()));
+    if (at >= arguments.size())
+        return wrong("wrong number of args for " + name + ": want at least " + std::to_string(at + 1) + " got " +
+                     std::to_string(arguments.size()));
     return printed(arguments[at]);
 }
 
 Result<std::string> join(const std::vector<Value>& arguments) {
-    if (arguments.size() != 2) return wrong("wrong number of args for join: want 2 got " + std::to_string(arguments.size()));
+    if (arguments.size() != 2)
+        return wrong("wrong number of args for join: want 2 got " + std::to_string(arguments.size()));
     if (arguments[0].json.is_null()) return std::string();
-    if (!arguments[0].json.is_array()) return wrong("join: expected a list, not " + std::string(type_name(arguments[0].json)));
+    if (!arguments[0].json.is_array())
+        return wrong("join: expected a list, not " + std::string(type_name(arguments[0].json)));
     std::string separator = TRY(printed(arguments[1]));
     std::string out;
     bool first = true;
@@ -307,16 +362,20 @@ Result<Value> slice(const std::vector<Value>& arguments) {
     if (arguments.empty() || arguments.size() > 3) return wrong("slice: expected a value and up to two positions");
     const json::value& value = arguments[0].json;
     std::size_t size = value.is_string() ? value.get_string().size() : value.is_array() ? value.get_array().size() : 0;
-    if (!value.is_string() && !value.is_array()) return wrong("error calling slice: can't slice item of type " + std::string(type_name(value)));
+    if (!value.is_string() && !value.is_array())
+        return wrong("error calling slice: can't slice item of type " + std::string(type_name(value)));
     std::size_t bounds[2] = {0, size};
     for (std::size_t i = 1; i < arguments.size(); ++i) {
         auto at = as_integer(arguments[i].json);
-        if (!number(arguments[i].json) || !at || *at < 0 || static_cast<std::size_t>(*at) > size) return wrong("error calling slice: index out of range: " + print_value(arguments[i].json));
+        if (!number(arguments[i].json) || !at || *at < 0 || static_cast<std::size_t>(*at) > size)
+            return wrong("error calling slice: index out of range: " + print_value(arguments[i].json));
         bounds[i - 1] = static_cast<std::size_t>(*at);
     }
     if (bounds[0] > bounds[1]) return wrong("error calling slice: invalid slice index");
-    if (value.is_string()) return Value{json::value(std::string_view(value.get_string()).substr(bounds[0], bounds[1] - bounds[0]))};
-    json::array part(value.get_array().begin() + static_cast<std::ptrdiff_t>(bounds[0]), value.get_array().begin() + static_cast<std::ptrdiff_t>(bounds[1]));
+    if (value.is_string())
+        return Value{json::value(std::string_view(value.get_string()).substr(bounds[0], bounds[1] - bounds[0]))};
+    json::array part(value.get_array().begin() + static_cast<std::ptrdiff_t>(bounds[0]),
+                     value.get_array().begin() + static_cast<std::ptrdiff_t>(bounds[1]));
     return Value{std::move(part)};
 }
 
@@ -325,7 +384,8 @@ std::string change_case(std::string text, const std::string& name) {
     for (char& c : text) {
         bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
         if (name == "lower" && c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-        if ((name == "upper" || (name == "title" && start)) && c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
+        if ((name == "upper" || (name == "title" && start)) && c >= 'a' && c <= 'z')
+            c = static_cast<char>(c - 'a' + 'A');
         start = !letter && !(c >= '0' && c <= '9') && c != '_';
     }
     return text;
@@ -333,8 +393,10 @@ std::string change_case(std::string text, const std::string& name) {
 
 Result<Value> helpers(const std::string& name, const std::vector<Value>& arguments) {
     std::string text = TRY(text_of(arguments, 0, name));
-    if (name == "lower" || name == "upper" || name == "title") return Value{json::value(change_case(std::move(text), name))};
-    if (name == "urlquery" || name == "html" || name == "js") return wrong("function \"" + name + "\" is not supported");
+    if (name == "lower" || name == "upper" || name == "title")
+        return Value{json::value(change_case(std::move(text), name))};
+    if (name == "urlquery" || name == "html" || name == "js")
+        return wrong("function \"" + name + "\" is not supported");
     if (name == "split") {
         std::string separator = TRY(text_of(arguments, 1, name));
         json::array parts;
@@ -347,7 +409,8 @@ Result<Value> helpers(const std::string& name, const std::vector<Value>& argumen
         return Value{std::move(parts)};
     }
     auto length_at = [&](std::size_t at) -> Result<std::size_t> {
-        auto whole = at < arguments.size() && number(arguments[at].json) ? as_integer(arguments[at].json) : std::nullopt;
+        auto whole =
+            at < arguments.size() && number(arguments[at].json) ? as_integer(arguments[at].json) : std::nullopt;
         if (!whole || *whole < 0 || *whole > 65536) return wrong("wrong value for " + name + "; expected a length");
         return static_cast<std::size_t>(*whole);
     };
@@ -363,29 +426,43 @@ Result<Value> helpers(const std::string& name, const std::vector<Value>& argumen
 
 std::string_view type_name(const json::value& value) {
     switch (value.kind()) {
-        case json::kind::null: return "nil";
-        case json::kind::bool_: return "bool";
-        case json::kind::string: return "string";
-        case json::kind::array: return "[]interface {}";
-        case json::kind::object: return "map[string]interface {}";
-        case json::kind::double_: return "float64";
-        default: return "int";
+        case json::kind::null:
+            return "nil";
+        case json::kind::bool_:
+            return "bool";
+        case json::kind::string:
+            return "string";
+        case json::kind::array:
+            return "[]interface {}";
+        case json::kind::object:
+            return "map[string]interface {}";
+        case json::kind::double_:
+            return "float64";
+        default:
+            return "int";
     }
 }
 
 std::unexpected<Error> missing_entry(const Value& value) {
-    return fail(Code::invalid_argument, "template parsing error: template: :1:2: executing \"\" at <." + value.missing + ">: map has no entry for key \"" + value.missing + "\"");
+    return fail(Code::invalid_argument, "template parsing error: template: :1:2: executing \"\" at <." + value.missing +
+                                            ">: map has no entry for key \"" + value.missing + "\"");
 }
 
 bool truth(const Value& value) {
     if (!value.missing.empty()) return false;
     switch (value.json.kind()) {
-        case json::kind::null: return false;
-        case json::kind::bool_: return value.json.get_bool();
-        case json::kind::string: return !value.json.get_string().empty();
-        case json::kind::array: return !value.json.get_array().empty();
-        case json::kind::object: return !value.json.get_object().empty();
-        default: return as_number(value.json) != 0;
+        case json::kind::null:
+            return false;
+        case json::kind::bool_:
+            return value.json.get_bool();
+        case json::kind::string:
+            return !value.json.get_string().empty();
+        case json::kind::array:
+            return !value.json.get_array().empty();
+        case json::kind::object:
+            return !value.json.get_object().empty();
+        default:
+            return as_number(value.json) != 0;
     }
 }
 
@@ -394,17 +471,45 @@ Result<std::string> printed(const Value& value) {
     if (value.zero) return std::string();
     if (!value.json.is_null()) return print_value(value.json);
     // Docker's structs print their empty lists and maps; JSON alone says null.
-    for (std::string_view list : {"Cmd", "Entrypoint", "Env", "OnBuild", "Shell", "Args", "Binds", "VolumesFrom", "CapAdd", "CapDrop", "Dns", "DnsOptions", "DnsSearch",
-                                  "ExtraHosts", "GroupAdd", "Links", "SecurityOpt", "Devices", "DeviceCgroupRules", "DeviceRequests", "Ulimits", "Mounts", "RepoTags",
-                                  "RepoDigests", "Aliases", "DNSNames", "MaskedPaths", "ReadonlyPaths", "BlkioWeightDevice"})
+    for (std::string_view list : {"Cmd",
+                                  "Entrypoint",
+                                  "Env",
+                                  "OnBuild",
+                                  "Shell",
+                                  "Args",
+                                  "Binds",
+                                  "VolumesFrom",
+                                  "CapAdd",
+                                  "CapDrop",
+                                  "Dns",
+                                  "DnsOptions",
+                                  "DnsSearch",
+                                  "ExtraHosts",
+                                  "GroupAdd",
+                                  "Links",
+                                  "SecurityOpt",
+                                  "Devices",
+                                  "DeviceCgroupRules",
+                                  "DeviceRequests",
+                                  "Ulimits",
+                                  "Mounts",
+                                  "RepoTags",
+                                  "RepoDigests",
+                                  "Aliases",
+                                  "DNSNames",
+                                  "MaskedPaths",
+                                  "ReadonlyPaths",
+                                  "BlkioWeightDevice"})
         if (value.field == list) return std::string("[]");
-    for (std::string_view map : {"Labels", "Volumes", "ExposedPorts", "PortBindings", "Ports", "Options", "Tmpfs", "Sysctls", "Annotations", "Networks"})
+    for (std::string_view map : {"Labels", "Volumes", "ExposedPorts", "PortBindings", "Ports", "Options", "Tmpfs",
+                                 "Sysctls", "Annotations", "Networks"})
         if (value.field == map) return std::string("map[]");
     return std::string("<no value>");
 }
 
 Result<Value> call_function(const std::string& name, const std::vector<Value>& arguments, bool header) {
-    static constexpr std::string_view helper_names[] = {"lower", "upper", "title", "split", "truncate", "pad", "urlquery", "html", "js"};
+    static constexpr std::string_view helper_names[] = {"lower", "upper",    "title", "split", "truncate",
+                                                        "pad",   "urlquery", "html",  "js"};
     bool helper = std::ranges::find(helper_names, name) != std::end(helper_names);
     if (header && (helper || name == "json" || name == "join")) {
         if (arguments.empty()) return wrong("wrong number of args for " + name + ": want at least 1 got 0");
@@ -412,7 +517,8 @@ Result<Value> call_function(const std::string& name, const std::vector<Value>& a
     }
     auto text = [](std::string value) { return Value{json::value(std::move(value))}; };
     if (name == "json") {
-        if (arguments.size() != 1) return wrong("wrong number of args for json: want 1 got " + std::to_string(arguments.size()));
+        if (arguments.size() != 1)
+            return wrong("wrong number of args for json: want 1 got " + std::to_string(arguments.size()));
         if (!arguments[0].missing.empty()) return missing_entry(arguments[0]);
         return text(arguments[0].zero ? "\"\"" : go_json(arguments[0].json));
     }
@@ -424,22 +530,29 @@ Result<Value> call_function(const std::string& name, const std::vector<Value>& a
         std::string out;
         for (std::size_t i = 0; i < arguments.size(); ++i) {
             // print adds a space between two values when neither is a string.
-            bool gap = i > 0 && (name == "println" || (!arguments[i].json.is_string() && !arguments[i - 1].json.is_string()));
+            bool gap =
+                i > 0 && (name == "println" || (!arguments[i].json.is_string() && !arguments[i - 1].json.is_string()));
             if (gap) out += ' ';
             out += TRY(printed(arguments[i]));
         }
         return text(name == "println" ? out + "\n" : out);
     }
     if (name == "len") {
-        if (arguments.size() != 1) return wrong("wrong number of args for len: want 1 got " + std::to_string(arguments.size()));
+        if (arguments.size() != 1)
+            return wrong("wrong number of args for len: want 1 got " + std::to_string(arguments.size()));
         const json::value& value = arguments[0].json;
         if (!arguments[0].missing.empty()) return missing_entry(arguments[0]);
-        std::size_t size = value.is_string() ? value.get_string().size() : value.is_array() ? value.get_array().size() : value.is_object() ? value.get_object().size() : 0;
-        if (number(value) || value.is_bool()) return wrong("error calling len: len of type " + std::string(type_name(value)));
+        std::size_t size = value.is_string()   ? value.get_string().size()
+                           : value.is_array()  ? value.get_array().size()
+                           : value.is_object() ? value.get_object().size()
+                                               : 0;
+        if (number(value) || value.is_bool())
+            return wrong("error calling len: len of type " + std::string(type_name(value)));
         return Value{json::value(static_cast<std::int64_t>(size))};
     }
     if (name == "not") {
-        if (arguments.size() != 1) return wrong("wrong number of args for not: want 1 got " + std::to_string(arguments.size()));
+        if (arguments.size() != 1)
+            return wrong("wrong number of args for not: want 1 got " + std::to_string(arguments.size()));
         return Value{json::value(!truth(arguments[0]))};
     }
     if (name == "eq" || name == "ne" || name == "lt" || name == "le" || name == "gt" || name == "ge") {
@@ -447,12 +560,18 @@ Result<Value> call_function(const std::string& name, const std::vector<Value>& a
         bool result = false;
         for (std::size_t i = 1; i < arguments.size() && !result; ++i) {
             int order = TRY(compare(arguments[0].json, arguments[i].json));
-            if (name == "eq") result = order == 0;
-            else if (name == "ne") result = order != 0;
-            else if (name == "lt") result = order == -1;
-            else if (name == "le") result = order == -1 || order == 0;
-            else if (name == "gt") result = order == 1;
-            else result = order == 1 || order == 0;
+            if (name == "eq")
+                result = order == 0;
+            else if (name == "ne")
+                result = order != 0;
+            else if (name == "lt")
+                result = order == -1;
+            else if (name == "le")
+                result = order == -1 || order == 0;
+            else if (name == "gt")
+                result = order == 1;
+            else
+                result = order == 1 || order == 0;
             if (name != "eq") break;
         }
         return Value{json::value(result)};

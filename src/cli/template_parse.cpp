@@ -17,7 +17,10 @@ struct Token {
     bool space_before = false;
 };
 
-bool name_character(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || static_cast<unsigned char>(c) >= 0x80; }
+bool name_character(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           static_cast<unsigned char>(c) >= 0x80;
+}
 
 class Parser {
   public:
@@ -32,7 +35,8 @@ class Parser {
 
   private:
     std::unexpected<Error> error(const std::string& what) const {
-        return fail(Code::invalid_argument, "template parsing error: template: :" + std::to_string(line_) + ": " + what);
+        return fail(Code::invalid_argument,
+                    "template parsing error: template: :" + std::to_string(line_) + ": " + what);
     }
 
     // Up to the end of text or a closing action ("end", "else", "else if", "else with"), which is returned.
@@ -41,7 +45,8 @@ class Parser {
         while (true) {
             auto open = text_.find("{{");
             std::string_view plain = text_.substr(0, open);
-            bool trim_before = open != std::string_view::npos && text_.substr(open + 2, 1) == "-" && is_space_at(open + 3);
+            bool trim_before =
+                open != std::string_view::npos && text_.substr(open + 2, 1) == "-" && is_space_at(open + 3);
             if (trim_next_) plain = trim_left(plain);
             if (trim_before) plain = trim_right(plain);
             trim_next_ = false;
@@ -76,7 +81,8 @@ class Parser {
                             return "else " + kind;
                         }
                     }
-                    if (peek().kind != Token::Kind::end) return error("unexpected " + quoted(peek().text) + " in " + word);
+                    if (peek().kind != Token::Kind::end)
+                        return error("unexpected " + quoted(peek().text) + " in " + word);
                     return word;
                 }
                 if (word == "if" || word == "with" || word == "range") {
@@ -88,7 +94,8 @@ class Parser {
                     nodes.push_back({word == "break" ? Node::Kind::stop : Node::Kind::next, "", {}, {}, {}});
                     continue;
                 }
-                if (word == "define" || word == "template" || word == "block") return error("{{" + word + "}} is not supported");
+                if (word == "define" || word == "template" || word == "block")
+                    return error("{{" + word + "}} is not supported");
             }
             Node node{Node::Kind::action, "", {}, {}, {}};
             node.pipeline = TRY(parse_pipeline(0));
@@ -98,7 +105,13 @@ class Parser {
     }
 
     Result<Node> parse_block(const std::string& word, int depth) {
-        Node node{word == "if" ? Node::Kind::condition : word == "with" ? Node::Kind::with : Node::Kind::range, "", {}, {}, {}};
+        Node node{word == "if"     ? Node::Kind::condition
+                  : word == "with" ? Node::Kind::with
+                                   : Node::Kind::range,
+                  "",
+                  {},
+                  {},
+                  {}};
         node.pipeline = TRY(parse_pipeline(0));
         if (peek().kind != Token::Kind::end) return error("unexpected " + quoted(peek().text) + " in " + word);
         std::string ending = TRY(parse_list(node.body, depth + 1));
@@ -179,7 +192,8 @@ class Parser {
                     operand.inner = std::make_unique<Pipeline>(TRY(parse_pipeline(depth + 1)));
                     if (peek().kind != Token::Kind::close) return error("unclosed left paren");
                     break;
-                default: return call;
+                default:
+                    return call;
             }
             ++position_;
             while (peek().kind == Token::Kind::field && !peek().space_before && !peek().text.empty()) {
@@ -228,7 +242,8 @@ class Parser {
             } else if (c == '"' || c == '`' || c == '\'') {
                 token.kind = Token::Kind::literal;
                 TRY(read_quoted(token, c));
-            } else if ((c >= '0' && c <= '9') || ((c == '-' || c == '+' || c == '.') && text_.size() > 1 && text_[1] >= '0' && text_[1] <= '9')) {
+            } else if ((c >= '0' && c <= '9') ||
+                       ((c == '-' || c == '+' || c == '.') && text_.size() > 1 && text_[1] >= '0' && text_[1] <= '9')) {
                 token.kind = Token::Kind::literal;
                 TRY(read_number(token));
             } else if (name_character(c)) {
@@ -267,15 +282,30 @@ class Parser {
             }
             if (++i >= text_.size()) break;
             switch (text_[i]) {
-                case 'n': value += '\n'; break;
-                case 't': value += '\t'; break;
-                case 'r': value += '\r'; break;
-                case '0': value += '\0'; break;
-                case '\\': case '"': case '\'': case '`': value += text_[i]; break;
-                default: return error(std::string("invalid escape \\") + text_[i] + " in quoted string");
+                case 'n':
+                    value += '\n';
+                    break;
+                case 't':
+                    value += '\t';
+                    break;
+                case 'r':
+                    value += '\r';
+                    break;
+                case '0':
+                    value += '\0';
+                    break;
+                case '\\':
+                case '"':
+                case '\'':
+                case '`':
+                    value += text_[i];
+                    break;
+                default:
+                    return error(std::string("invalid escape \\") + text_[i] + " in quoted string");
             }
         }
-        if (i >= text_.size()) return error(quote == '`' ? "unterminated raw quoted string" : "unterminated quoted string");
+        if (i >= text_.size())
+            return error(quote == '`' ? "unterminated raw quoted string" : "unterminated quoted string");
         text_.remove_prefix(i + 1);
         token.text = value;
         if (quote == '\'') {
@@ -296,9 +326,13 @@ class Parser {
         std::int64_t whole = 0;
         double fraction = 0;
         const char* end = number.data() + number.size();
-        if (auto [at, problem] = std::from_chars(number.data(), end, whole); problem == std::errc() && at == end) token.literal = whole;
-        else if (auto [at2, problem2] = std::from_chars(number.data(), end, fraction); problem2 == std::errc() && at2 == end) token.literal = fraction;
-        else return error("bad number syntax: " + quoted(token.text));
+        if (auto [at, problem] = std::from_chars(number.data(), end, whole); problem == std::errc() && at == end)
+            token.literal = whole;
+        else if (auto [at2, problem2] = std::from_chars(number.data(), end, fraction);
+                 problem2 == std::errc() && at2 == end)
+            token.literal = fraction;
+        else
+            return error("bad number syntax: " + quoted(token.text));
         text_.remove_prefix(length);
         return {};
     }
@@ -306,7 +340,9 @@ class Parser {
     static std::string quoted(const std::string& text) { return "\"" + text + "\""; }
     static bool space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
     bool is_space_at(std::size_t at) const { return at < text_.size() && space(text_[at]); }
-    bool is_close() const { return text_.starts_with("}}") || (text_.size() > 3 && space(text_[0]) && text_.substr(1).starts_with("-}}")); }
+    bool is_close() const {
+        return text_.starts_with("}}") || (text_.size() > 3 && space(text_[0]) && text_.substr(1).starts_with("-}}"));
+    }
 
     Result<> close_action() {
         if (text_.starts_with("}}")) {
@@ -343,6 +379,8 @@ class Parser {
 
 }  // namespace
 
-Result<Tree> parse_tree(std::string_view text) { return Parser(text).parse(); }
+Result<Tree> parse_tree(std::string_view text) {
+    return Parser(text).parse();
+}
 
 }  // namespace wherry::cli::template_detail

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <boost/json/value.hpp>
-
 #include <memory>
 #include <string>
 #include <string_view>
@@ -17,10 +16,10 @@ struct Pipeline;
 struct Operand {
     enum class Kind : unsigned char { dot, variable, literal, nil, function, parenthesis };
     Kind kind = Kind::dot;
-    std::string name;                     // of a variable ("" is $) or function
+    std::string name;  // of a variable ("" is $) or function
     boost::json::value literal;
-    std::unique_ptr<Pipeline> inner;      // of a parenthesis
-    std::vector<std::string> fields;      // ".A.B" that follows
+    std::unique_ptr<Pipeline> inner;  // of a parenthesis
+    std::vector<std::string> fields;  // ".A.B" that follows
 };
 
 using Call = std::vector<Operand>;  // first is the function or value, the rest its arguments

@@ -42,7 +42,8 @@ Result<SignalInbox> SignalInbox::open(bool proxied) {
     ::sigemptyset(&wanted);
     ::sigaddset(&wanted, SIGWINCH);
     if (proxied)
-        for (int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGCONT, SIGTSTP}) ::sigaddset(&wanted, number);
+        for (int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGCONT, SIGTSTP})
+            ::sigaddset(&wanted, number);
     if (::sigprocmask(SIG_BLOCK, &wanted, &before) < 0) return fail_errno("block signals");
     Fd fd(::signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK));
     if (!fd) return fail_errno("signalfd");
@@ -55,22 +56,34 @@ SignalInbox::~SignalInbox() {
 
 int SignalInbox::take() {
     signalfd_siginfo info{};
-    return ::read(fd_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info) ? static_cast<int>(info.ssi_signo) : 0;
+    return ::read(fd_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info) ? static_cast<int>(info.ssi_signo)
+                                                                                      : 0;
 }
 
 std::string_view signal_name(int number) {
     switch (number) {
-        case SIGINT: return "INT";
-        case SIGTERM: return "TERM";
-        case SIGHUP: return "HUP";
-        case SIGQUIT: return "QUIT";
-        case SIGUSR1: return "USR1";
-        case SIGUSR2: return "USR2";
-        case SIGALRM: return "ALRM";
-        case SIGCONT: return "CONT";
-        case SIGTSTP: return "TSTP";
-        case SIGWINCH: return "WINCH";
-        default: return "";
+        case SIGINT:
+            return "INT";
+        case SIGTERM:
+            return "TERM";
+        case SIGHUP:
+            return "HUP";
+        case SIGQUIT:
+            return "QUIT";
+        case SIGUSR1:
+            return "USR1";
+        case SIGUSR2:
+            return "USR2";
+        case SIGALRM:
+            return "ALRM";
+        case SIGCONT:
+            return "CONT";
+        case SIGTSTP:
+            return "TSTP";
+        case SIGWINCH:
+            return "WINCH";
+        default:
+            return "";
     }
 }
 
@@ -84,12 +97,18 @@ Result<std::string> parse_detach_keys(std::string_view text) {
             sequence += key[0];
         } else if (key.starts_with("ctrl-") && key.size() == 6) {
             char c = key[5];
-            if (c >= 'a' && c <= 'z') sequence += static_cast<char>(c - 'a' + 1);
-            else if (auto at = std::string_view("@").find(c); at == 0) sequence += '\0';
-            else if (auto other = std::string_view("[\\]^_").find(c); other != std::string_view::npos) sequence += static_cast<char>(27 + other);
-            else return fail(Code::invalid_argument, "invalid detach keys (" + std::string(key) + "): unknown character: '" + std::string(key) + "'");
+            if (c >= 'a' && c <= 'z')
+                sequence += static_cast<char>(c - 'a' + 1);
+            else if (auto at = std::string_view("@").find(c); at == 0)
+                sequence += '\0';
+            else if (auto other = std::string_view("[\\]^_").find(c); other != std::string_view::npos)
+                sequence += static_cast<char>(27 + other);
+            else
+                return fail(Code::invalid_argument, "invalid detach keys (" + std::string(key) +
+                                                        "): unknown character: '" + std::string(key) + "'");
         } else {
-            return fail(Code::invalid_argument, "invalid detach keys (" + std::string(text) + "): unknown character: '" + std::string(key) + "'");
+            return fail(Code::invalid_argument, "invalid detach keys (" + std::string(text) +
+                                                    "): unknown character: '" + std::string(key) + "'");
         }
         if (comma == std::string_view::npos || text.size() == 1) return sequence;
         text.remove_prefix(comma + 1);

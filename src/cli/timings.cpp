@@ -25,7 +25,9 @@ std::string draw_waterfall(const std::vector<Phase>& phases, unsigned columns) {
     std::string out;
     for (const Phase& phase : phases) {
         char numbers[64];
-        std::snprintf(numbers, sizeof numbers, " %8.2f ms %8.2f  ", static_cast<double>(phase.end_ns - phase.start_ns) / 1e6, static_cast<double>(phase.start_ns - first) / 1e6);
+        std::snprintf(numbers, sizeof numbers, " %8.2f ms %8.2f  ",
+                      static_cast<double>(phase.end_ns - phase.start_ns) / 1e6,
+                      static_cast<double>(phase.start_ns - first) / 1e6);
         std::string name = phase.name;
         name.append(name_width - name.size(), ' ');
         auto at = static_cast<std::size_t>((phase.start_ns - first) * static_cast<std::int64_t>(width) / total);
@@ -38,7 +40,9 @@ std::string draw_waterfall(const std::vector<Phase>& phases, unsigned columns) {
     return out;
 }
 
-Timings::Timings(bool wanted) : wanted_(wanted) { begin("prepare"); }
+Timings::Timings(bool wanted) : wanted_(wanted) {
+    begin("prepare");
+}
 
 void Timings::begin(std::string_view name) {
     if (!wanted_) return;
@@ -74,7 +78,9 @@ void Timings::print(Session& session) {
     std::string text = "phase, duration, since the command began:\n";
     std::vector<Phase> all = own_;
     all.insert(all.end(), daemons_.begin(), daemons_.end());
-    std::ranges::sort(all, [](const Phase& a, const Phase& b) { return std::pair(a.start_ns, -a.end_ns) < std::pair(b.start_ns, -b.end_ns); });
+    std::ranges::sort(all, [](const Phase& a, const Phase& b) {
+        return std::pair(a.start_ns, -a.end_ns) < std::pair(b.start_ns, -b.end_ns);
+    });
     text += draw_waterfall(all, terminal_columns());
     text.pop_back();
     session.error(text);

@@ -4,17 +4,21 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <optional>
 #include <span>
-#include <limits>
 
 namespace wherry::cli {
 
 namespace {
 
-std::unexpected<Error> invalid(std::string message) { return fail(Code::invalid_argument, std::move(message)); }
+std::unexpected<Error> invalid(std::string message) {
+    return fail(Code::invalid_argument, std::move(message));
+}
 
-bool digit(char c) { return c >= '0' && c <= '9'; }
+bool digit(char c) {
+    return c >= '0' && c <= '9';
+}
 
 }  // namespace
 
@@ -43,13 +47,15 @@ Result<std::int64_t> parse_bytes(std::string_view text) {
         auto step = std::string_view("kmgtp").find(suffix[0]);
         if (suffix == "b") {
             step = std::string_view::npos;
-        } else if (step == std::string_view::npos || (suffix.size() == 2 && suffix[1] != 'b') || (suffix.size() == 3 && suffix.substr(1) != "ib")) {
+        } else if (step == std::string_view::npos || (suffix.size() == 2 && suffix[1] != 'b') ||
+                   (suffix.size() == 3 && suffix.substr(1) != "ib")) {
             return bad();
         }
         if (step != std::string_view::npos) factor = std::pow(1024.0, static_cast<double>(step + 1));
     }
     double bytes = size * factor;
-    if (bytes >= static_cast<double>(std::numeric_limits<std::int64_t>::max())) return invalid("invalid size: " + quoted);
+    if (bytes >= static_cast<double>(std::numeric_limits<std::int64_t>::max()))
+        return invalid("invalid size: " + quoted);
     return static_cast<std::int64_t>(bytes);
 }
 
@@ -81,7 +87,14 @@ Result<std::int64_t> parse_duration(std::string_view text) {
         while (unit_length < rest.size() && !digit(rest[unit_length]) && rest[unit_length] != '.') ++unit_length;
         if (unit_length == 0) return invalid("time: missing unit in duration " + quoted);
         std::string_view unit = rest.substr(0, unit_length);
-        static constexpr std::array<std::pair<std::string_view, double>, 8> units = {{{"ns", 1.0}, {"us", 1e3}, {"\xc2\xb5s", 1e3}, {"\xce\xbcs", 1e3}, {"ms", 1e6}, {"s", 1e9}, {"m", 60e9}, {"h", 3600e9}}};
+        static constexpr std::array<std::pair<std::string_view, double>, 8> units = {{{"ns", 1.0},
+                                                                                      {"us", 1e3},
+                                                                                      {"\xc2\xb5s", 1e3},
+                                                                                      {"\xce\xbcs", 1e3},
+                                                                                      {"ms", 1e6},
+                                                                                      {"s", 1e9},
+                                                                                      {"m", 60e9},
+                                                                                      {"h", 3600e9}}};
         double scale = 0;
         for (const auto& [name, value] : units)
             if (name == unit) scale = value;
@@ -99,7 +112,8 @@ Result<std::int64_t> parse_nano_cpus(std::string_view text) {
         double value = 0;
         if (part.starts_with('+')) part.remove_prefix(1);
         auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
-        if (part.empty() || error != std::errc() || end != part.data() + part.size() || !std::isfinite(value)) return std::nullopt;
+        if (part.empty() || error != std::errc() || end != part.data() + part.size() || !std::isfinite(value))
+            return std::nullopt;
         return value;
     };
     auto slash = text.find('/');
@@ -120,10 +134,18 @@ Result<> only_check(Result<T> result) {
 }
 }  // namespace
 
-Result<> check_bytes(std::string_view value) { return only_check(parse_bytes(value)); }
-Result<> check_swap_bytes(std::string_view value) { return only_check(parse_swap_bytes(value)); }
-Result<> check_duration(std::string_view value) { return only_check(parse_duration(value)); }
-Result<> check_cpus(std::string_view value) { return only_check(parse_nano_cpus(value)); }
+Result<> check_bytes(std::string_view value) {
+    return only_check(parse_bytes(value));
+}
+Result<> check_swap_bytes(std::string_view value) {
+    return only_check(parse_swap_bytes(value));
+}
+Result<> check_duration(std::string_view value) {
+    return only_check(parse_duration(value));
+}
+Result<> check_cpus(std::string_view value) {
+    return only_check(parse_nano_cpus(value));
+}
 
 namespace {
 std::string scaled(double size, double base, std::span<const std::string_view> names, int digits) {
@@ -142,7 +164,8 @@ std::string human_size(double bytes, int digits) {
 }
 
 std::string human_binary_size(double bytes) {
-    static constexpr std::array<std::string_view, 9> names = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"};
+    static constexpr std::array<std::string_view, 9> names = {"B",   "KiB", "MiB", "GiB", "TiB",
+                                                              "PiB", "EiB", "ZiB", "YiB"};
     return scaled(bytes, 1024.0, names, 4);
 }
 
@@ -178,7 +201,8 @@ Result<std::string> parse_timestamp(std::string_view text, WallTime now) {
         std::int64_t seconds = total / 1'000'000'000;
         std::int64_t nanos = total % 1'000'000'000;
         char out[48];
-        int length = std::snprintf(out, sizeof out, "%lld.%09lld", static_cast<long long>(seconds), static_cast<long long>(nanos));
+        int length = std::snprintf(out, sizeof out, "%lld.%09lld", static_cast<long long>(seconds),
+                                   static_cast<long long>(nanos));
         return std::string(out, static_cast<std::size_t>(length));
     };
     auto dot = text.find('.');
@@ -187,13 +211,19 @@ Result<std::string> parse_timestamp(std::string_view text, WallTime now) {
             if (!digit(c)) return false;
         return !part.empty();
     };
-    if (all_digits(text.substr(0, dot)) && (dot == std::string_view::npos || all_digits(text.substr(dot + 1)))) return std::string(text);
+    if (all_digits(text.substr(0, dot)) && (dot == std::string_view::npos || all_digits(text.substr(dot + 1))))
+        return std::string(text);
     if (auto duration = parse_duration(text)) return format(now - Nanoseconds(*duration));
     std::string padded(text);
-    if (padded.size() == 10) padded += "T00:00:00Z";                         // a date
-    else if (padded.size() == 16) padded += ":00Z";                          // without seconds
-    else if (padded.size() == 17 && padded.back() == 'Z') padded.insert(16, ":00");
-    else if (padded.size() > 10 && padded.find_first_of("Zz+", 10) == std::string::npos && padded.find('-', 11) == std::string::npos) padded += "Z";
+    if (padded.size() == 10)
+        padded += "T00:00:00Z";  // a date
+    else if (padded.size() == 16)
+        padded += ":00Z";  // without seconds
+    else if (padded.size() == 17 && padded.back() == 'Z')
+        padded.insert(16, ":00");
+    else if (padded.size() > 10 && padded.find_first_of("Zz+", 10) == std::string::npos &&
+             padded.find('-', 11) == std::string::npos)
+        padded += "Z";
     auto time = parse_rfc3339(padded);
     if (!time) return invalid("failed to parse value as time or duration: \"" + std::string(text) + "\"");
     return format(*time);

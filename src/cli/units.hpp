@@ -24,11 +24,11 @@ Result<> check_swap_bytes(std::string_view value);
 Result<> check_duration(std::string_view value);
 Result<> check_cpus(std::string_view value);
 
-std::string human_size(double bytes, int digits = 3);        // "1.24MB": factors of 1000, that many significant digits
-std::string human_binary_size(double bytes);                 // "1.179MiB": factors of 1024, four significant digits
-std::string human_duration(std::int64_t seconds);            // "About an hour"
-std::string human_ago(WallTime then, WallTime now);          // "3 minutes ago"
-std::string go_time(WallTime time);                          // "2026-11-23 13:09:51 +0000 UTC"
+std::string human_size(double bytes, int digits = 3);  // "1.24MB": factors of 1000, that many significant digits
+std::string human_binary_size(double bytes);           // "1.179MiB": factors of 1024, four significant digits
+std::string human_duration(std::int64_t seconds);      // "About an hour"
+std::string human_ago(WallTime then, WallTime now);    // "3 minutes ago"
+std::string go_time(WallTime time);                    // "2026-11-23 13:09:51 +0000 UTC"
 // Seconds since the epoch (maybe with ".nanoseconds"), RFC 3339 (also without a zone or time of day, taken as UTC),
 // or a duration before `now`: "seconds.nanoseconds" as the API wants it.
 Result<std::string> parse_timestamp(std::string_view text, WallTime now);

@@ -21,12 +21,26 @@ namespace {
 
 constexpr Option load_options[] = {
     {"input", 'i', "string", "Read from tar archive file, instead of STDIN"},
-    {"platform", 0, "string", "Load only the given platform variant", nullptr, {}, true, "images here have one platform each"},
+    {"platform",
+     0,
+     "string",
+     "Load only the given platform variant",
+     nullptr,
+     {},
+     true,
+     "images here have one platform each"},
     {"quiet", 'q', {}, "Suppress the load output"},
 };
 constexpr Option save_options[] = {
     {"output", 'o', "string", "Write to a file, instead of STDOUT"},
-    {"platform", 0, "string", "Save only the given platform variant", nullptr, {}, true, "images here have one platform each"},
+    {"platform",
+     0,
+     "string",
+     "Save only the given platform variant",
+     nullptr,
+     {},
+     true,
+     "images here have one platform each"},
 };
 constexpr Option import_options[] = {
     {"change", 'c', "list", "Apply Dockerfile instruction to the created image"},
@@ -51,8 +65,10 @@ class Upload {
         while (count < 0 && errno == EINTR);
         if (count < 0) return fail_errno("read the archive");
         done_ += count;
-        if (count == 0) clear();
-        else draw();
+        if (count == 0)
+            clear();
+        else
+            draw();
         return static_cast<std::size_t>(count);
     }
 
@@ -64,14 +80,16 @@ class Upload {
         std::string text = "\rsending " + human_size(static_cast<double>(done_));
         if (total_ > 0) {
             auto filled = static_cast<std::size_t>(std::min<std::int64_t>(done_ * 30 / total_, 30));
-            text += " of " + human_size(static_cast<double>(total_)) + " [" + std::string(filled, '=') + std::string(30 - filled, ' ') + "]";
+            text += " of " + human_size(static_cast<double>(total_)) + " [" + std::string(filled, '=') +
+                    std::string(30 - filled, ' ') + "]";
         }
         text += "\x1b[K";
         visible_ = true;
         [[maybe_unused]] auto written = write_all(STDERR_FILENO, text);
     }
     void clear() {
-        if (visible_) [[maybe_unused]] auto written = write_all(STDERR_FILENO, "\r\x1b[K");
+        if (visible_) [[maybe_unused]]
+            auto written = write_all(STDERR_FILENO, "\r\x1b[K");
         visible_ = false;
     }
 
@@ -89,7 +107,11 @@ Result<int> load(Session& session, const Invocation& invocation) {
     int input = STDIN_FILENO;
     if (std::string path = options.text("input"); !path.empty()) {
         auto opened = open_file(path, O_RDONLY);
-        if (!opened) return fail(opened.error().code(), "open " + path + ": " + (opened.error().code() == Code::not_found ? "no such file or directory" : opened.error().describe()));
+        if (!opened)
+            return fail(opened.error().code(),
+                        "open " + path + ": " +
+                            (opened.error().code() == Code::not_found ? "no such file or directory"
+                                                                      : opened.error().describe()));
         file = std::move(*opened);
         input = file.get();
     } else if (::isatty(STDIN_FILENO) == 1) {
@@ -97,7 +119,8 @@ Result<int> load(Session& session, const Invocation& invocation) {
     }
     bool quiet = options.flag("quiet") || !session.stdout_is_terminal();
     auto upload = std::make_shared<Upload>(input, !options.flag("quiet") && session.stderr_is_terminal());
-    http::ClientRequest request{.method = "POST", .target = "/images/load" + QueryText().add("quiet", quiet ? "1" : "0").text()};
+    http::ClientRequest request{.method = "POST",
+                                .target = "/images/load" + QueryText().add("quiet", quiet ? "1" : "0").text()};
     request.content_type = "application/x-tar";
     request.body_source = [upload](std::span<std::byte> buffer) { return upload->read(buffer); };
     auto response = TRY(session.checked(request));
@@ -134,7 +157,11 @@ Result<int> import_archive(Session& session, const Invocation& invocation) {
         query.add("fromSrc", source);
     } else {
         auto opened = open_file(source, O_RDONLY);
-        if (!opened) return fail(opened.error().code(), "open " + source + ": " + (opened.error().code() == Code::not_found ? "no such file or directory" : opened.error().describe()));
+        if (!opened)
+            return fail(opened.error().code(),
+                        "open " + source + ": " +
+                            (opened.error().code() == Code::not_found ? "no such file or directory"
+                                                                      : opened.error().describe()));
         file = std::move(*opened);
         query.add("fromSrc", "-");
         input = file.get();
@@ -162,9 +189,28 @@ Result<int> import_archive(Session& session, const Invocation& invocation) {
 
 void add_archive_verbs(std::vector<const Command*>& all) {
     static const Command table[] = {
-        {.names = {"load", "image load"}, .usage = "[OPTIONS]", .summary = "Load an image from a tar archive or STDIN", .example = "wherry load -i web.tar", .options = load_options, .maximum = 0, .run = load},
-        {.names = {"save", "image save"}, .usage = "[OPTIONS] IMAGE [IMAGE...]", .summary = "Save one or more images to a tar archive (streamed to STDOUT by default)", .example = "wherry save -o web.tar web:1", .options = save_options, .minimum = 1, .run = save},
-        {.names = {"import", "image import"}, .usage = "[OPTIONS] file|URL|- [REPOSITORY[:TAG]]", .summary = "Import the contents from a tarball to create a filesystem image", .example = "tar -C rootfs -c . | wherry import -c 'CMD [\"sh\"]' - base:1", .options = import_options, .minimum = 1, .maximum = 2, .run = import_archive},
+        {.names = {"load", "image load"},
+         .usage = "[OPTIONS]",
+         .summary = "Load an image from a tar archive or STDIN",
+         .example = "wherry load -i web.tar",
+         .options = load_options,
+         .maximum = 0,
+         .run = load},
+        {.names = {"save", "image save"},
+         .usage = "[OPTIONS] IMAGE [IMAGE...]",
+         .summary = "Save one or more images to a tar archive (streamed to STDOUT by default)",
+         .example = "wherry save -o web.tar web:1",
+         .options = save_options,
+         .minimum = 1,
+         .run = save},
+        {.names = {"import", "image import"},
+         .usage = "[OPTIONS] file|URL|- [REPOSITORY[:TAG]]",
+         .summary = "Import the contents from a tarball to create a filesystem image",
+         .example = "tar -C rootfs -c . | wherry import -c 'CMD [\"sh\"]' - base:1",
+         .options = import_options,
+         .minimum = 1,
+         .maximum = 2,
+         .run = import_archive},
     };
     for (const Command& command : table) all.push_back(&command);
 }

@@ -20,7 +20,8 @@ namespace wherry::cli {
 namespace {
 
 constexpr Option update_options[] = {
-    {"blkio-weight", 0, "uint16", "Block IO (relative weight), between 10 and 1000, or 0 to disable", check_uint16, "0"},
+    {"blkio-weight", 0, "uint16", "Block IO (relative weight), between 10 and 1000, or 0 to disable", check_uint16,
+     "0"},
     {"cpu-period", 0, "int", "Limit CPU CFS (Completely Fair Scheduler) period", check_integer},
     {"cpu-quota", 0, "int", "Limit CPU CFS (Completely Fair Scheduler) quota", check_integer},
     {"cpu-rt-period", 0, "int", "Limit the CPU real-time period in microseconds", check_integer},
@@ -47,7 +48,8 @@ constexpr Option export_options[] = {{"output", 'o', "string", "Write to a file,
 Result<int> update(Session& session, const Invocation& invocation) {
     json::object body;
     TRY(add_resources(invocation.options, body));
-    if (invocation.options.given("restart")) body["RestartPolicy"] = TRY(parse_restart_policy(invocation.options.text("restart")));
+    if (invocation.options.given("restart"))
+        body["RestartPolicy"] = TRY(parse_restart_policy(invocation.options.text("restart")));
     if (body.empty()) return fail(Code::invalid_argument, "you must provide one or more flags when using this command");
     json::value request(std::move(body));
     int code = 0;
@@ -97,7 +99,8 @@ Result<int> diff(Session& session, const Invocation& invocation) {
 Result<int> export_container(Session& session, const Invocation& invocation) {
     std::string path = invocation.options.text("output");
     TRY(check_output_file(session, path));
-    auto response = TRY(session.checked({.method = "GET", .target = "/containers/" + segment(invocation.arguments.front()) + "/export"}));
+    auto response = TRY(session.checked(
+        {.method = "GET", .target = "/containers/" + segment(invocation.arguments.front()) + "/export"}));
     TRY(write_output_file(response, path));
     return 0;
 }
@@ -105,11 +108,13 @@ Result<int> export_container(Session& session, const Invocation& invocation) {
 }  // namespace
 
 Result<> check_output_file(Session& session, const std::string& path) {
-    if (path.empty() && session.stdout_is_terminal()) return fail(Code::invalid_argument, "cowardly refusing to save to a terminal. Use the -o flag or redirect");
+    if (path.empty() && session.stdout_is_terminal())
+        return fail(Code::invalid_argument, "cowardly refusing to save to a terminal. Use the -o flag or redirect");
     if (path.empty()) return {};
     auto slash = path.rfind('/');
     std::string folder = slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
-    if (!path_exists(folder)) return fail(Code::not_found, "invalid output path: directory \"" + folder + "\" does not exist");
+    if (!path_exists(folder))
+        return fail(Code::not_found, "invalid output path: directory \"" + folder + "\" does not exist");
     return {};
 }
 
@@ -122,7 +127,8 @@ Result<> write_output_file(http::ClientResponse& response, const std::string& pa
     if (!path.empty()) {
         struct stat info{};
         regular = ::stat(path.c_str(), &info) < 0 || S_ISREG(info.st_mode);
-        file = TRY(open_file(regular ? temporary : path, regular ? O_WRONLY | O_CREAT | O_TRUNC : O_WRONLY, 0600), "open the output");
+        file = TRY(open_file(regular ? temporary : path, regular ? O_WRONLY | O_CREAT | O_TRUNC : O_WRONLY, 0600),
+                   "open the output");
         target = file.get();
     }
     std::vector<char> buffer(256U << 10U);
@@ -145,10 +151,36 @@ Result<> write_output_file(http::ClientResponse& response, const std::string& pa
 
 void add_change_verbs(std::vector<const Command*>& all) {
     static const Command table[] = {
-        {.names = {"update", "container update"}, .usage = "[OPTIONS] CONTAINER [CONTAINER...]", .summary = "Update configuration of one or more containers", .example = "wherry update --memory 256m web", .options = update_options, .minimum = 1, .run = update},
-        {.names = {"commit", "container commit"}, .usage = "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]", .summary = "Create a new image from a container's changes", .example = "wherry commit -m 'with tools' job tools:1", .options = commit_options, .minimum = 1, .maximum = 2, .run = commit},
-        {.names = {"diff", "container diff"}, .usage = "CONTAINER", .summary = "Inspect changes to files or directories on a container's filesystem", .example = "wherry diff job", .minimum = 1, .maximum = 1, .run = diff},
-        {.names = {"export", "container export"}, .usage = "[OPTIONS] CONTAINER", .summary = "Export a container's filesystem as a tar archive", .example = "wherry export -o job.tar job", .options = export_options, .minimum = 1, .maximum = 1, .run = export_container},
+        {.names = {"update", "container update"},
+         .usage = "[OPTIONS] CONTAINER [CONTAINER...]",
+         .summary = "Update configuration of one or more containers",
+         .example = "wherry update --memory 256m web",
+         .options = update_options,
+         .minimum = 1,
+         .run = update},
+        {.names = {"commit", "container commit"},
+         .usage = "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
+         .summary = "Create a new image from a container's changes",
+         .example = "wherry commit -m 'with tools' job tools:1",
+         .options = commit_options,
+         .minimum = 1,
+         .maximum = 2,
+         .run = commit},
+        {.names = {"diff", "container diff"},
+         .usage = "CONTAINER",
+         .summary = "Inspect changes to files or directories on a container's filesystem",
+         .example = "wherry diff job",
+         .minimum = 1,
+         .maximum = 1,
+         .run = diff},
+        {.names = {"export", "container export"},
+         .usage = "[OPTIONS] CONTAINER",
+         .summary = "Export a container's filesystem as a tar archive",
+         .example = "wherry export -o job.tar job",
+         .options = export_options,
+         .minimum = 1,
+         .maximum = 1,
+         .run = export_container},
     };
     for (const Command& command : table) all.push_back(&command);
 }

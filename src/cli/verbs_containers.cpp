@@ -26,9 +26,11 @@ constexpr Option ps_options[] = {
 };
 
 constexpr Listing::Column ps_columns[] = {
-    {"Command", "COMMAND"}, {"CreatedAt", "CREATED AT"}, {"ID", "CONTAINER ID"}, {"Image", "IMAGE"}, {"Labels", "LABELS"}, {"LocalVolumes", "LOCAL VOLUMES"},
-    {"Mounts", "MOUNTS"}, {"Names", "NAMES"}, {"Networks", "NETWORKS"}, {"Platform", "PLATFORM"}, {"Ports", "PORTS"}, {"RunningFor", "CREATED"},
-    {"Size", "SIZE"}, {"State", "STATE"}, {"Status", "STATUS"},
+    {"Command", "COMMAND"},   {"CreatedAt", "CREATED AT"}, {"ID", "CONTAINER ID"},
+    {"Image", "IMAGE"},       {"Labels", "LABELS"},        {"LocalVolumes", "LOCAL VOLUMES"},
+    {"Mounts", "MOUNTS"},     {"Names", "NAMES"},          {"Networks", "NETWORKS"},
+    {"Platform", "PLATFORM"}, {"Ports", "PORTS"},          {"RunningFor", "CREATED"},
+    {"Size", "SIZE"},         {"State", "STATE"},          {"Status", "STATUS"},
 };
 
 struct PortRow {
@@ -44,7 +46,9 @@ std::string show_ports(const json::value& container) {
     const json::value* list = value_at(container, "Ports");
     if (list == nullptr || !list->is_array()) return {};
     std::vector<PortRow> rows;
-    for (const json::value& port : list->get_array()) rows.push_back({text_at(port, "IP"), integer_at(port, "PublicPort"), integer_at(port, "PrivatePort"), text_at(port, "Type")});
+    for (const json::value& port : list->get_array())
+        rows.push_back({text_at(port, "IP"), integer_at(port, "PublicPort"), integer_at(port, "PrivatePort"),
+                        text_at(port, "Type")});
     std::ranges::sort(rows, [](const PortRow& a, const PortRow& b) {
         return std::tie(a.container, a.ip, a.host, a.protocol) < std::tie(b.container, b.ip, b.host, b.protocol);
     });
@@ -62,7 +66,8 @@ std::string show_ports(const json::value& container) {
         if (found != open.end()) {
             Range& range = ranges[found->second];
             if (row.container == range.last && row.host == range.last_host) continue;
-            bool follows_host = row.host == 0 || (row.host == range.last_host + 1 && row.host - row.container == range.first.host - range.first.container);
+            bool follows_host = row.host == 0 || (row.host == range.last_host + 1 &&
+                                                  row.host - row.container == range.first.host - range.first.container);
             if (row.container == range.last + 1 && follows_host) {
                 range.last = row.container;
                 range.last_host = row.host;
@@ -75,9 +80,12 @@ std::string show_ports(const json::value& container) {
     std::string out;
     for (const Range& range : ranges) {
         if (!out.empty()) out += ", ";
-        auto span = [](std::int64_t first, std::int64_t last) { return std::to_string(first) + (last > first ? "-" + std::to_string(last) : ""); };
+        auto span = [](std::int64_t first, std::int64_t last) {
+            return std::to_string(first) + (last > first ? "-" + std::to_string(last) : "");
+        };
         if (range.first.host != 0) {
-            std::string address = range.first.ip.find(':') != std::string::npos ? "[" + range.first.ip + "]" : range.first.ip;
+            std::string address =
+                range.first.ip.find(':') != std::string::npos ? "[" + range.first.ip + "]" : range.first.ip;
             out += (address.empty() ? "" : address + ":") + span(range.first.host, range.last_host) + "->";
         }
         out += span(range.first.container, range.last) + "/" + range.first.protocol;
@@ -113,8 +121,10 @@ json::object container_row(const json::value& container, bool full) {
     std::string image = text_at(container, "Image");
     if (image.empty()) image = "<no image>";
     if (!full) {
-        if (image.starts_with("sha256:")) image = image.substr(7, 12);
-        else if (image == text_at(container, "ImageID") && image.size() > 12) image.resize(12);
+        if (image.starts_with("sha256:"))
+            image = image.substr(7, 12);
+        else if (image == text_at(container, "ImageID") && image.size() > 12)
+            image.resize(12);
         else if (auto reference = parse_reference(image); reference && !reference->digest.empty()) {
             reference->digest.clear();
             image = reference->tag.empty() ? reference->familiar_name() : reference->familiar();
@@ -125,9 +135,12 @@ json::object container_row(const json::value& container, bool full) {
     std::string quoted = "\"";
     for (char c : full ? command : shorten(command, 20)) {
         if (c == '"' || c == '\\') quoted += '\\';
-        if (c == '\n') quoted += "\\n";
-        else if (c == '\t') quoted += "\\t";
-        else quoted += c;
+        if (c == '\n')
+            quoted += "\\n";
+        else if (c == '\t')
+            quoted += "\\t";
+        else
+            quoted += c;
     }
     row["Command"] = quoted + "\"";
     WallTime created(std::chrono::seconds(integer_at(container, "Created")));
@@ -137,7 +150,8 @@ json::object container_row(const json::value& container, bool full) {
     row["State"] = text_at(container, "State");
     row["Status"] = text_at(container, "Status");
     std::string size = human_size(static_cast<double>(integer_at(container, "SizeRw")));
-    if (std::int64_t root = integer_at(container, "SizeRootFs"); root > 0) size += " (virtual " + human_size(static_cast<double>(root)) + ")";
+    if (std::int64_t root = integer_at(container, "SizeRootFs"); root > 0)
+        size += " (virtual " + human_size(static_cast<double>(root)) + ")";
     row["Size"] = size;
     row["Labels"] = joined_labels(value_at(container, "Labels"));
     std::string mounts;
@@ -185,19 +199,23 @@ Result<int> list_containers(Session& session, const Invocation& invocation) {
 
 }  // namespace
 
-std::string print_text(const json::value& value) { return value.is_string() ? std::string(value.get_string()) : std::string(); }
+std::string print_text(const json::value& value) {
+    return value.is_string() ? std::string(value.get_string()) : std::string();
+}
 
 std::string joined_labels(const json::value* labels) {
     std::vector<std::string> pairs;
     if (labels != nullptr && labels->is_object())
-        for (const auto& label : labels->get_object()) pairs.push_back(std::string(label.key()) + "=" + print_text(label.value()));
+        for (const auto& label : labels->get_object())
+            pairs.push_back(std::string(label.key()) + "=" + print_text(label.value()));
     std::ranges::sort(pairs);
     std::string out;
     for (const std::string& pair : pairs) out += (out.empty() ? "" : ",") + pair;
     return out;
 }
 
-std::optional<json::value> label_method(const json::object& row, std::string_view name, std::span<const json::value> arguments) {
+std::optional<json::value> label_method(const json::object& row, std::string_view name,
+                                        std::span<const json::value> arguments) {
     if (name != "Label" || arguments.size() != 1 || !arguments[0].is_string()) return std::nullopt;
     const json::value* labels = row.if_contains(label_source);
     if (labels == nullptr || !labels->is_object()) return json::value("");
@@ -206,13 +224,14 @@ std::optional<json::value> label_method(const json::object& row, std::string_vie
 }
 
 void add_container_list_verbs(std::vector<const Command*>& all) {
-    static const Command ps{.names = {"ps", "container ls", "container list", "container ps"},
-                            .usage = "[OPTIONS]",
-                            .summary = "List containers",
-                            .example = "wherry ps -a --filter status=exited\nwherry ps --format 'table {{.Names}}\\t{{.Status}}'",
-                            .options = ps_options,
-                            .maximum = 0,
-                            .run = list_containers};
+    static const Command ps{
+        .names = {"ps", "container ls", "container list", "container ps"},
+        .usage = "[OPTIONS]",
+        .summary = "List containers",
+        .example = "wherry ps -a --filter status=exited\nwherry ps --format 'table {{.Names}}\\t{{.Status}}'",
+        .options = ps_options,
+        .maximum = 0,
+        .run = list_containers};
     all.push_back(&ps);
 }
 

@@ -23,13 +23,16 @@ constexpr Option events_options[] = {
 // "time type action id (attributes)", as docker prints an event.
 std::string plain_event(const json::value& event) {
     std::string time;
-    if (std::int64_t nanos = integer_at(event, "timeNano"); nanos != 0) time = format_rfc3339(WallTime(Nanoseconds(nanos)));
-    else if (std::int64_t seconds = integer_at(event, "time"); seconds != 0) time = format_rfc3339(WallTime(std::chrono::seconds(seconds)));
+    if (std::int64_t nanos = integer_at(event, "timeNano"); nanos != 0)
+        time = format_rfc3339(WallTime(Nanoseconds(nanos)));
+    else if (std::int64_t seconds = integer_at(event, "time"); seconds != 0)
+        time = format_rfc3339(WallTime(std::chrono::seconds(seconds)));
     std::string out = time.empty() ? "" : time + " ";
     out += text_at(event, "Type") + " " + text_at(event, "Action") + " " + text_at(event, "Actor.ID");
     std::vector<std::string> attributes;
     if (const json::value* map = value_at(event, "Actor.Attributes"); map != nullptr && map->is_object())
-        for (const auto& member : map->get_object()) attributes.push_back(std::string(member.key()) + "=" + print_text(member.value()));
+        for (const auto& member : map->get_object())
+            attributes.push_back(std::string(member.key()) + "=" + print_text(member.value()));
     std::ranges::sort(attributes);
     if (!attributes.empty()) {
         out += " (";
@@ -83,7 +86,13 @@ Result<int> events(Session& session, const Invocation& invocation) {
 }  // namespace
 
 void add_event_verbs(std::vector<const Command*>& all) {
-    static const Command command{.names = {"events", "system events"}, .usage = "[OPTIONS]", .summary = "Get real time events from the server", .example = "wherry events --since 10m --until 0s --filter event=die", .options = events_options, .maximum = 0, .run = events};
+    static const Command command{.names = {"events", "system events"},
+                                 .usage = "[OPTIONS]",
+                                 .summary = "Get real time events from the server",
+                                 .example = "wherry events --since 10m --until 0s --filter event=die",
+                                 .options = events_options,
+                                 .maximum = 0,
+                                 .run = events};
     all.push_back(&command);
 }
 

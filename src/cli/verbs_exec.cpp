@@ -34,7 +34,9 @@ Result<int> exec(Session& session, const Invocation& invocation) {
     plan.proxy_signals = false;
     plan.detach_keys = keys.bytes;
     plan.resize = [&](WindowSize size) {
-        [[maybe_unused]] auto resized = session.post("/exec/" + id + "/resize" + QueryText().add("h", std::to_string(size.rows)).add("w", std::to_string(size.columns)).text());
+        [[maybe_unused]] auto resized =
+            session.post("/exec/" + id + "/resize" +
+                         QueryText().add("h", std::to_string(size.rows)).add("w", std::to_string(size.columns)).text());
     };
     std::optional<AttachedTerminal> screen;
     if (!detached) {

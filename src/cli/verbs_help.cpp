@@ -46,10 +46,34 @@ Result<int> print_flags(Session& session, const Invocation&) {
 
 void add_help_verbs(std::vector<const Command*>& all) {
     static const Command table[] = {
-        {.names = {"help"}, .usage = "[COMMAND]", .summary = "Show every command, or one command's help", .example = "wherry help run", .maximum = 2, .run = help},
-        {.names = {"completion"}, .usage = "bash|zsh|fish", .summary = "Print a shell's completion script", .example = "source <(wherry completion bash)", .minimum = 1, .maximum = 1, .run = print_completion, .hidden = true},
-        {.names = {"man"}, .usage = "", .summary = "Print the manual page", .example = "wherry man | man -l -", .maximum = 0, .run = print_manual, .hidden = true},
-        {.names = {"flags"}, .usage = "", .summary = "Print every flag as a Markdown table", .example = "wherry flags", .maximum = 0, .run = print_flags, .hidden = true},
+        {.names = {"help"},
+         .usage = "[COMMAND]",
+         .summary = "Show every command, or one command's help",
+         .example = "wherry help run",
+         .maximum = 2,
+         .run = help},
+        {.names = {"completion"},
+         .usage = "bash|zsh|fish",
+         .summary = "Print a shell's completion script",
+         .example = "source <(wherry completion bash)",
+         .minimum = 1,
+         .maximum = 1,
+         .run = print_completion,
+         .hidden = true},
+        {.names = {"man"},
+         .usage = "",
+         .summary = "Print the manual page",
+         .example = "wherry man | man -l -",
+         .maximum = 0,
+         .run = print_manual,
+         .hidden = true},
+        {.names = {"flags"},
+         .usage = "",
+         .summary = "Print every flag as a Markdown table",
+         .example = "wherry flags",
+         .maximum = 0,
+         .run = print_flags,
+         .hidden = true},
     };
     for (const Command& command : table) all.push_back(&command);
 }

@@ -26,13 +26,27 @@ constexpr Option images_options[] = {
 constexpr Option rmi_options[] = {
     {"force", 'f', {}, "Force removal of the image"},
     {"no-prune", 0, {}, "Do not delete untagged parents"},
-    {"platform", 0, "strings", "Remove only the given platform variant", nullptr, {}, true, "images here have one platform each"},
+    {"platform",
+     0,
+     "strings",
+     "Remove only the given platform variant",
+     nullptr,
+     {},
+     true,
+     "images here have one platform each"},
 };
 constexpr Option history_options[] = {
     {"format", 0, "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"},
     {"human", 'H', {}, "Print sizes and dates in human readable format", nullptr, "true"},
     {"no-trunc", 0, {}, "Don't truncate output"},
-    {"platform", 0, "string", "Show history for the given platform", nullptr, {}, true, "images here have one platform each"},
+    {"platform",
+     0,
+     "string",
+     "Show history for the given platform",
+     nullptr,
+     {},
+     true,
+     "images here have one platform each"},
     {"quiet", 'q', {}, "Only show image IDs"},
 };
 constexpr Option pull_options[] = {
@@ -42,11 +56,25 @@ constexpr Option pull_options[] = {
     {"quiet", 'q', {}, "Suppress verbose output"},
 };
 constexpr Listing::Column image_columns[] = {
-    {"Containers", "CONTAINERS"}, {"CreatedAt", "CREATED AT"}, {"CreatedSince", "CREATED"}, {"Digest", "DIGEST"}, {"ID", "IMAGE ID"}, {"Repository", "REPOSITORY"},
-    {"SharedSize", "SHARED SIZE"}, {"Size", "SIZE"}, {"Tag", "TAG"}, {"UniqueSize", "UNIQUE SIZE"}, {"VirtualSize", "SIZE"},
+    {"Containers", "CONTAINERS"},
+    {"CreatedAt", "CREATED AT"},
+    {"CreatedSince", "CREATED"},
+    {"Digest", "DIGEST"},
+    {"ID", "IMAGE ID"},
+    {"Repository", "REPOSITORY"},
+    {"SharedSize", "SHARED SIZE"},
+    {"Size", "SIZE"},
+    {"Tag", "TAG"},
+    {"UniqueSize", "UNIQUE SIZE"},
+    {"VirtualSize", "SIZE"},
 };
 constexpr Listing::Column history_columns[] = {
-    {"Comment", "COMMENT"}, {"CreatedAt", "CREATED AT"}, {"CreatedBy", "CREATED BY"}, {"CreatedSince", "CREATED"}, {"ID", "IMAGE"}, {"Size", "SIZE"},
+    {"Comment", "COMMENT"},
+    {"CreatedAt", "CREATED AT"},
+    {"CreatedBy", "CREATED BY"},
+    {"CreatedSince", "CREATED"},
+    {"ID", "IMAGE"},
+    {"Size", "SIZE"},
 };
 
 std::vector<std::string> texts(const json::value* list) {
@@ -66,10 +94,18 @@ void add_image_rows(Listing& listing, const json::value& image, bool full, bool 
     std::string size = human_size(static_cast<double>(integer_at(image, "Size")));
     base["Size"] = size;
     base["VirtualSize"] = size;
-    auto count = [&](std::string_view name) { return value_at(image, name) == nullptr || integer_at(image, name) == -1 ? std::string("N/A") : std::to_string(integer_at(image, name)); };
+    auto count = [&](std::string_view name) {
+        return value_at(image, name) == nullptr || integer_at(image, name) == -1
+                   ? std::string("N/A")
+                   : std::to_string(integer_at(image, name));
+    };
     base["Containers"] = count("Containers");
-    base["SharedSize"] = integer_at(image, "SharedSize") <= 0 ? "N/A" : human_size(static_cast<double>(integer_at(image, "SharedSize")));
-    base["UniqueSize"] = integer_at(image, "SharedSize") <= 0 ? "N/A" : human_size(static_cast<double>(integer_at(image, "Size") - integer_at(image, "SharedSize")));
+    base["SharedSize"] =
+        integer_at(image, "SharedSize") <= 0 ? "N/A" : human_size(static_cast<double>(integer_at(image, "SharedSize")));
+    base["UniqueSize"] =
+        integer_at(image, "SharedSize") <= 0
+            ? "N/A"
+            : human_size(static_cast<double>(integer_at(image, "Size") - integer_at(image, "SharedSize")));
     auto tags = texts(value_at(image, "RepoTags"));
     auto digest_list = texts(value_at(image, "RepoDigests"));
     std::erase(tags, "<none>:<none>");
@@ -95,7 +131,8 @@ void add_image_rows(Listing& listing, const json::value& image, bool full, bool 
     if (tags.empty() && digest_list.empty()) add("<none>", "<none>", "<none>");
     for (const std::string& entry : digest_list) {
         std::string repository = entry.substr(0, entry.find('@'));
-        if (std::ranges::find(named, repository) == named.end() && (digests || tags.empty())) add(repository, "<none>", entry.substr(entry.find('@') + 1));
+        if (std::ranges::find(named, repository) == named.end() && (digests || tags.empty()))
+            add(repository, "<none>", entry.substr(entry.find('@') + 1));
     }
 }
 
@@ -112,8 +149,11 @@ Result<int> images(Session& session, const Invocation& invocation) {
     std::string format = options.text("format");
     if (format.empty() && !options.flag("quiet")) format = session.configured("imagesFormat");
     bool digests = options.flag("digests") || format.find(".Digest") != std::string::npos;
-    Listing listing(image_columns, std::string("{{.Repository}}\t{{.Tag}}\t") + (options.flag("digests") ? "{{.Digest}}\t" : "") + "{{.ID}}\t{{.CreatedSince}}\t{{.Size}}");
-    for (const json::value& image : answer.get_array()) add_image_rows(listing, image, options.flag("no-trunc"), digests);
+    Listing listing(image_columns, std::string("{{.Repository}}\t{{.Tag}}\t") +
+                                       (options.flag("digests") ? "{{.Digest}}\t" : "") +
+                                       "{{.ID}}\t{{.CreatedSince}}\t{{.Size}}");
+    for (const json::value& image : answer.get_array())
+        add_image_rows(listing, image, options.flag("no-trunc"), digests);
     if (options.flag("quiet") && !options.given("format")) format = "{{.ID}}";
     session.out(TRY(listing.render(format)));
     return 0;
@@ -142,8 +182,11 @@ Result<int> remove_images(Session& session, const Invocation& invocation) {
 
 Result<int> tag(Session& session, const Invocation& invocation) {
     auto target = parse_reference(invocation.arguments[1]);
-    if (!target) return fail(Code::invalid_argument, "Error parsing reference: \"" + invocation.arguments[1] + "\" is not a valid repository/tag: " + target.error().describe());
-    if (!target->digest.empty()) return fail(Code::invalid_argument, "refusing to create a tag with a digest reference");
+    if (!target)
+        return fail(Code::invalid_argument, "Error parsing reference: \"" + invocation.arguments[1] +
+                                                "\" is not a valid repository/tag: " + target.error().describe());
+    if (!target->digest.empty())
+        return fail(Code::invalid_argument, "refusing to create a tag with a digest reference");
     QueryText query;
     query.add("repo", target->familiar_name()).add("tag", target->tag.empty() ? "latest" : target->tag);
     TRY(session.post("/images/" + http::percent_encode_path(invocation.arguments[0]) + "/tag" + query.text()));
@@ -156,18 +199,22 @@ Result<int> history(Session& session, const Invocation& invocation) {
     if (!answer.is_array()) return fail(Code::internal, "the daemon's answer is not a list");
     bool full = options.flag("no-trunc");
     bool human = options.flag("human", true);
-    Listing listing(history_columns, human ? "{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}" : "{{.ID}}\t{{.CreatedAt}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}");
+    Listing listing(history_columns, human ? "{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
+                                           : "{{.ID}}\t{{.CreatedAt}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}");
     for (const json::value& layer : answer.get_array()) {
         json::object row;
         std::string id = text_at(layer, "Id");
         row["ID"] = full ? id : (id.starts_with("sha256:") ? id.substr(7, 12) : id);
         WallTime created(std::chrono::seconds(integer_at(layer, "Created")));
         row["CreatedAt"] = format_rfc3339_short(created);
-        row["CreatedSince"] = integer_at(layer, "Created") == 0 ? "N/A" : human ? human_ago(created, wall_now()) : format_rfc3339_short(created);
+        row["CreatedSince"] = integer_at(layer, "Created") == 0 ? "N/A"
+                              : human                           ? human_ago(created, wall_now())
+                                                                : format_rfc3339_short(created);
         std::string by = text_at(layer, "CreatedBy");
         std::ranges::replace(by, '\t', ' ');
         row["CreatedBy"] = full ? by : shorten(by, 45);
-        row["Size"] = human ? human_size(static_cast<double>(integer_at(layer, "Size"))) : std::to_string(integer_at(layer, "Size"));
+        row["Size"] = human ? human_size(static_cast<double>(integer_at(layer, "Size")))
+                            : std::to_string(integer_at(layer, "Size"));
         row["Comment"] = text_at(layer, "Comment");
         listing.add(std::move(row));
     }
@@ -181,16 +228,24 @@ Result<int> pull(Session& session, const Invocation& invocation) {
     const ParsedOptions& options = invocation.options;
     Reference reference = TRY(parse_reference(invocation.arguments[0]));
     bool every = options.flag("all-tags");
-    if (every && !(reference.tag.empty() && reference.digest.empty())) return fail(Code::invalid_argument, "tag can't be used with --all-tags/-a");
-    if (!every && reference.tag.empty() && reference.digest.empty() && !options.flag("quiet")) session.out("Using default tag: latest\n");
+    if (every && !(reference.tag.empty() && reference.digest.empty()))
+        return fail(Code::invalid_argument, "tag can't be used with --all-tags/-a");
+    if (!every && reference.tag.empty() && reference.digest.empty() && !options.flag("quiet"))
+        session.out("Using default tag: latest\n");
     QueryText query;
     query.add("fromImage", reference.familiar_name());
-    if (!every) query.add("tag", !reference.digest.empty() ? reference.digest : reference.tag.empty() ? "latest" : reference.tag);
+    if (!every)
+        query.add("tag", !reference.digest.empty() ? reference.digest
+                         : reference.tag.empty()   ? "latest"
+                                                   : reference.tag);
     if (options.given("platform")) query.add("platform", options.text("platform"));
     auto response = TRY(session.checked({.method = "POST", .target = "/images/create" + query.text()}));
     TRY(show_progress(session, response, {.quiet = options.flag("quiet")}));
     std::string domain_name = reference.domain + "/" + reference.path;
-    session.out(domain_name + (reference.digest.empty() ? ":" + (reference.tag.empty() ? std::string("latest") : reference.tag) : "@" + reference.digest) + "\n");
+    session.out(domain_name +
+                (reference.digest.empty() ? ":" + (reference.tag.empty() ? std::string("latest") : reference.tag)
+                                          : "@" + reference.digest) +
+                "\n");
     return 0;
 }
 
@@ -198,11 +253,43 @@ Result<int> pull(Session& session, const Invocation& invocation) {
 
 void add_image_verbs(std::vector<const Command*>& all) {
     static const Command table[] = {
-        {.names = {"images", "image ls", "image list"}, .usage = "[OPTIONS] [REPOSITORY[:TAG]]", .summary = "List images", .example = "wherry images --filter dangling=true -q", .options = images_options, .maximum = 1, .run = images},
-        {.names = {"rmi", "image rm", "image remove"}, .usage = "[OPTIONS] IMAGE [IMAGE...]", .summary = "Remove one or more images", .example = "wherry rmi web:1", .options = rmi_options, .minimum = 1, .run = remove_images},
-        {.names = {"tag", "image tag"}, .usage = "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", .summary = "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", .example = "wherry tag web:1 web:latest", .minimum = 2, .maximum = 2, .run = tag},
-        {.names = {"history", "image history"}, .usage = "[OPTIONS] IMAGE", .summary = "Show the history of an image", .example = "wherry history --no-trunc web:1", .options = history_options, .minimum = 1, .maximum = 1, .run = history},
-        {.names = {"pull", "image pull"}, .usage = "[OPTIONS] NAME[:TAG|@DIGEST]", .summary = "Download an image from a registry", .example = "wherry pull busybox", .options = pull_options, .minimum = 1, .maximum = 1, .run = pull},
+        {.names = {"images", "image ls", "image list"},
+         .usage = "[OPTIONS] [REPOSITORY[:TAG]]",
+         .summary = "List images",
+         .example = "wherry images --filter dangling=true -q",
+         .options = images_options,
+         .maximum = 1,
+         .run = images},
+        {.names = {"rmi", "image rm", "image remove"},
+         .usage = "[OPTIONS] IMAGE [IMAGE...]",
+         .summary = "Remove one or more images",
+         .example = "wherry rmi web:1",
+         .options = rmi_options,
+         .minimum = 1,
+         .run = remove_images},
+        {.names = {"tag", "image tag"},
+         .usage = "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+         .summary = "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
+         .example = "wherry tag web:1 web:latest",
+         .minimum = 2,
+         .maximum = 2,
+         .run = tag},
+        {.names = {"history", "image history"},
+         .usage = "[OPTIONS] IMAGE",
+         .summary = "Show the history of an image",
+         .example = "wherry history --no-trunc web:1",
+         .options = history_options,
+         .minimum = 1,
+         .maximum = 1,
+         .run = history},
+        {.names = {"pull", "image pull"},
+         .usage = "[OPTIONS] NAME[:TAG|@DIGEST]",
+         .summary = "Download an image from a registry",
+         .example = "wherry pull busybox",
+         .options = pull_options,
+         .minimum = 1,
+         .maximum = 1,
+         .run = pull},
     };
     for (const Command& command : table) all.push_back(&command);
 }

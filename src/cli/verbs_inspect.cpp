@@ -24,7 +24,14 @@ constexpr Option sized_options[] = {
 constexpr Option plain_options[] = {{"format", 'f', "string", format_help}};
 constexpr Option image_options[] = {
     {"format", 'f', "string", format_help},
-    {"platform", 0, "string", "Inspect a specific platform of the multi-platform image", nullptr, {}, true, "images here have one platform each"},
+    {"platform",
+     0,
+     "string",
+     "Inspect a specific platform of the multi-platform image",
+     nullptr,
+     {},
+     true,
+     "images here have one platform each"},
 };
 constexpr Option network_options[] = {
     {"format", 'f', "string", format_help},
@@ -59,8 +66,10 @@ Result<int> inspect_kinds(Session& session, const Invocation& invocation, std::s
     const ParsedOptions& options = invocation.options;
     std::string format = options.text("format");
     std::optional<Template> shape;
-    if (format == "json") shape.emplace(TRY(Template::parse("{{json .}}")));
-    else if (!format.empty()) shape.emplace(TRY(Template::parse(format)));
+    if (format == "json")
+        shape.emplace(TRY(Template::parse("{{json .}}")));
+    else if (!format.empty())
+        shape.emplace(TRY(Template::parse(format)));
     std::vector<json::value> found;
     std::vector<std::string> problems;
     for (const std::string& name : invocation.arguments) {
@@ -91,7 +100,8 @@ Result<int> inspect_kinds(Session& session, const Invocation& invocation, std::s
             session.out("\n");
             problem = text.error().describe();
         } else if (problem.empty()) {
-            problem = wanted.size() == 1 ? "Error response from daemon: " + std::string(wanted[0].not_found) + name : "Error: No such object: " + name;
+            problem = wanted.size() == 1 ? "Error response from daemon: " + std::string(wanted[0].not_found) + name
+                                         : "Error: No such object: " + name;
         }
         problems.push_back(problem);
     }
@@ -107,12 +117,15 @@ Result<int> inspect_kinds(Session& session, const Invocation& invocation, std::s
 Result<int> inspect(Session& session, const Invocation& invocation) {
     std::string type = invocation.options.text("type");
     if (type.empty()) {
-        if (invocation.options.given("type")) return fail(Code::invalid_argument, "type is empty: must be one of \"container\", \"image\", \"network\", \"volume\"");
+        if (invocation.options.given("type"))
+            return fail(Code::invalid_argument,
+                        "type is empty: must be one of \"container\", \"image\", \"network\", \"volume\"");
         return inspect_kinds(session, invocation, kinds);
     }
     for (const Kind& kind : kinds)
         if (kind.name == type) return inspect_kinds(session, invocation, std::span(&kind, 1));
-    return fail(Code::invalid_argument, "unknown type: \"" + type + "\": must be one of \"container\", \"image\", \"network\", \"volume\"");
+    return fail(Code::invalid_argument,
+                "unknown type: \"" + type + "\": must be one of \"container\", \"image\", \"network\", \"volume\"");
 }
 
 template <std::size_t N>
@@ -124,11 +137,41 @@ Result<int> inspect_one_kind(Session& session, const Invocation& invocation) {
 
 void add_inspect_verbs(std::vector<const Command*>& all) {
     static const Command table[] = {
-        {.names = {"inspect"}, .usage = "[OPTIONS] NAME|ID [NAME|ID...]", .summary = "Return low-level information on containers, images, networks and volumes", .example = "wherry inspect -f '{{.State.Status}} {{.State.ExitCode}}' job", .options = inspect_options, .minimum = 1, .run = inspect},
-        {.names = {"container inspect"}, .usage = "[OPTIONS] CONTAINER [CONTAINER...]", .summary = "Display detailed information on one or more containers", .example = "wherry container inspect web", .options = sized_options, .minimum = 1, .run = inspect_one_kind<0>},
-        {.names = {"image inspect"}, .usage = "[OPTIONS] IMAGE [IMAGE...]", .summary = "Display detailed information on one or more images", .example = "wherry image inspect -f '{{json .Config.Env}}' web:1", .options = image_options, .minimum = 1, .run = inspect_one_kind<1>},
-        {.names = {"network inspect"}, .usage = "[OPTIONS] NETWORK [NETWORK...]", .summary = "Display detailed information on one or more networks", .example = "wherry network inspect bridge", .options = network_options, .minimum = 1, .run = inspect_one_kind<2>},
-        {.names = {"volume inspect"}, .usage = "[OPTIONS] VOLUME [VOLUME...]", .summary = "Display detailed information on one or more volumes", .example = "wherry volume inspect -f '{{.Mountpoint}}' data", .options = plain_options, .minimum = 1, .run = inspect_one_kind<3>},
+        {.names = {"inspect"},
+         .usage = "[OPTIONS] NAME|ID [NAME|ID...]",
+         .summary = "Return low-level information on containers, images, networks and volumes",
+         .example = "wherry inspect -f '{{.State.Status}} {{.State.ExitCode}}' job",
+         .options = inspect_options,
+         .minimum = 1,
+         .run = inspect},
+        {.names = {"container inspect"},
+         .usage = "[OPTIONS] CONTAINER [CONTAINER...]",
+         .summary = "Display detailed information on one or more containers",
+         .example = "wherry container inspect web",
+         .options = sized_options,
+         .minimum = 1,
+         .run = inspect_one_kind<0>},
+        {.names = {"image inspect"},
+         .usage = "[OPTIONS] IMAGE [IMAGE...]",
+         .summary = "Display detailed information on one or more images",
+         .example = "wherry image inspect -f '{{json .Config.Env}}' web:1",
+         .options = image_options,
+         .minimum = 1,
+         .run = inspect_one_kind<1>},
+        {.names = {"network inspect"},
+         .usage = "[OPTIONS] NETWORK [NETWORK...]",
+         .summary = "Display detailed information on one or more networks",
+         .example = "wherry network inspect bridge",
+         .options = network_options,
+         .minimum = 1,
+         .run = inspect_one_kind<2>},
+        {.names = {"volume inspect"},
+         .usage = "[OPTIONS] VOLUME [VOLUME...]",
+         .summary = "Display detailed information on one or more volumes",
+         .example = "wherry volume inspect -f '{{.Mountpoint}}' data",
+         .options = plain_options,
+         .minimum = 1,
+         .run = inspect_one_kind<3>},
     };
     for (const Command& command : table) all.push_back(&command);
 }

@@ -13,7 +13,14 @@ namespace {
 constexpr Option start_options[] = {
     {"attach", 'a', {}, "Attach STDOUT/STDERR and forward signals"},
     {"checkpoint", 0, "string", "Restore from this checkpoint", nullptr, {}, true, "checkpoints are not supported"},
-    {"checkpoint-dir", 0, "string", "Use a custom checkpoint storage directory", nullptr, {}, true, "checkpoints are not supported"},
+    {"checkpoint-dir",
+     0,
+     "string",
+     "Use a custom checkpoint storage directory",
+     nullptr,
+     {},
+     true,
+     "checkpoints are not supported"},
     {"detach-keys", 0, "string", "Override the key sequence for detaching a container"},
     {"interactive", 'i', {}, "Attach container's STDIN"},
     {"sig-proxy", 0, {}, "Proxy received signals to the process", nullptr, "true", true},
@@ -58,7 +65,8 @@ Result<> plain_post(Session& session, std::string target) {
 }
 
 // The container's state, then its streams, until it ends or is detached from.
-Result<int> attach_and_wait(Session& session, const std::string& name, AttachPlan plan, const DetachKeys& keys, const json::value& container, bool start) {
+Result<int> attach_and_wait(Session& session, const std::string& name, AttachPlan plan, const DetachKeys& keys,
+                            const json::value& container, bool start) {
     std::string id = text_at(container, "Id");
     bool input = plan.input;
     plan.resize = [&session, id](WindowSize size) { resize_container(session, id, size); };
@@ -69,7 +77,13 @@ Result<int> attach_and_wait(Session& session, const std::string& name, AttachPla
     query.add("stream", "1").add_flag("stdin", input).add("stdout", "1").add("stderr", "1");
     if (!keys.text.empty()) query.add("detachKeys", keys.text);
     bool removed = flag_at(container, "HostConfig.AutoRemove");
-    auto open_wait = [&] { return session.checked({.method = "POST", .target = "/containers/" + id + "/wait?condition=" + (start ? removed ? "removed" : "next-exit" : removed ? "removed" : "not-running")}); };
+    auto open_wait = [&] {
+        return session.checked({.method = "POST",
+                                .target = "/containers/" + id + "/wait?condition=" +
+                                          (start     ? removed ? "removed" : "next-exit"
+                                           : removed ? "removed"
+                                                     : "not-running")});
+    };
     std::optional<http::ClientResponse> stream;
     if (start) stream.emplace(TRY(open_stream(session, "/containers/" + id + "/attach" + query.text())));
     auto wait = TRY(open_wait());
@@ -96,7 +110,9 @@ Result<int> attach_and_wait(Session& session, const std::string& name, AttachPla
 Result<int> start(Session& session, const Invocation& invocation) {
     const ParsedOptions& options = invocation.options;
     if (!options.flag("attach") && !options.flag("interactive")) {
-        int code = TRY(for_each_argument(session, invocation, [&](const std::string& name) { return plain_post(session, "/containers/" + segment(name) + "/start"); }));
+        int code = TRY(for_each_argument(session, invocation, [&](const std::string& name) {
+            return plain_post(session, "/containers/" + segment(name) + "/start");
+        }));
         if (code != 0) {
             std::string names;
             for (const std::string& name : invocation.arguments) names += (names.empty() ? "" : ", ") + name;
@@ -104,7 +120,8 @@ Result<int> start(Session& session, const Invocation& invocation) {
         }
         return code;
     }
-    if (invocation.arguments.size() > 1) return fail(Code::invalid_argument, "you cannot start and attach multiple containers at once");
+    if (invocation.arguments.size() > 1)
+        return fail(Code::invalid_argument, "you cannot start and attach multiple containers at once");
     const std::string& name = invocation.arguments.front();
     json::value container = TRY(session.get("/containers/" + segment(name) + "/json"));
     DetachKeys keys = TRY(detach_keys(session, options));
@@ -119,9 +136,12 @@ Result<int> attach(Session& session, const Invocation& invocation) {
     const ParsedOptions& options = invocation.options;
     const std::string& name = invocation.arguments.front();
     json::value container = TRY(session.get("/containers/" + segment(name) + "/json"));
-    if (!flag_at(container, "State.Running")) return fail(Code::conflict, "cannot attach to a stopped container, start it first");
-    if (flag_at(container, "State.Paused")) return fail(Code::conflict, "cannot attach to a paused container, unpause it first");
-    if (flag_at(container, "State.Restarting")) return fail(Code::conflict, "cannot attach to a restarting container, wait until it is running");
+    if (!flag_at(container, "State.Running"))
+        return fail(Code::conflict, "cannot attach to a stopped container, start it first");
+    if (flag_at(container, "State.Paused"))
+        return fail(Code::conflict, "cannot attach to a paused container, unpause it first");
+    if (flag_at(container, "State.Restarting"))
+        return fail(Code::conflict, "cannot attach to a restarting container, wait until it is running");
     DetachKeys keys = TRY(detach_keys(session, options));
     AttachPlan plan;
     plan.terminal = flag_at(container, "Config.Tty");
@@ -140,32 +160,44 @@ QueryText stop_query(const ParsedOptions& options) {
 
 Result<int> stop(Session& session, const Invocation& invocation) {
     std::string query = stop_query(invocation.options).text();
-    return for_each_argument(session, invocation, [&](const std::string& name) { return plain_post(session, "/containers/" + segment(name) + "/stop" + query); });
+    return for_each_argument(session, invocation, [&](const std::string& name) {
+        return plain_post(session, "/containers/" + segment(name) + "/stop" + query);
+    });
 }
 
 Result<int> restart(Session& session, const Invocation& invocation) {
     std::string query = stop_query(invocation.options).text();
-    return for_each_argument(session, invocation, [&](const std::string& name) { return plain_post(session, "/containers/" + segment(name) + "/restart" + query); });
+    return for_each_argument(session, invocation, [&](const std::string& name) {
+        return plain_post(session, "/containers/" + segment(name) + "/restart" + query);
+    });
 }
 
 Result<int> kill(Session& session, const Invocation& invocation) {
     QueryText query;
     if (invocation.options.given("signal")) query.add("signal", invocation.options.text("signal"));
-    return for_each_argument(session, invocation, [&](const std::string& name) { return plain_post(session, "/containers/" + segment(name) + "/kill" + query.text()); });
+    return for_each_argument(session, invocation, [&](const std::string& name) {
+        return plain_post(session, "/containers/" + segment(name) + "/kill" + query.text());
+    });
 }
 
 Result<int> pause(Session& session, const Invocation& invocation) {
-    return for_each_argument(session, invocation, [&](const std::string& name) { return plain_post(session, "/containers/" + segment(name) + "/pause"); });
+    return for_each_argument(session, invocation, [&](const std::string& name) {
+        return plain_post(session, "/containers/" + segment(name) + "/pause");
+    });
 }
 
 Result<int> unpause(Session& session, const Invocation& invocation) {
-    return for_each_argument(session, invocation, [&](const std::string& name) { return plain_post(session, "/containers/" + segment(name) + "/unpause"); });
+    return for_each_argument(session, invocation, [&](const std::string& name) {
+        return plain_post(session, "/containers/" + segment(name) + "/unpause");
+    });
 }
 
 Result<int> remove(Session& session, const Invocation& invocation) {
     const ParsedOptions& options = invocation.options;
     QueryText query;
-    query.add_flag("force", options.flag("force")).add_flag("link", options.flag("link")).add_flag("v", options.flag("volumes"));
+    query.add_flag("force", options.flag("force"))
+        .add_flag("link", options.flag("link"))
+        .add_flag("v", options.flag("volumes"));
     return for_each_argument(session, invocation, [&](const std::string& name) -> Result<> {
         std::string bare = name;
         while (bare.starts_with('/')) bare.erase(0, 1);
@@ -184,8 +216,10 @@ Result<int> remove(Session& session, const Invocation& invocation) {
 Result<int> rename(Session& session, const Invocation& invocation) {
     std::string old_name = invocation.arguments[0];
     std::string new_name = invocation.arguments[1];
-    if (old_name.empty() || new_name.empty()) return fail(Code::invalid_argument, "Error: Neither old nor new names may be empty");
-    auto renamed = session.post("/containers/" + segment(old_name) + "/rename" + QueryText().add("name", new_name).text());
+    if (old_name.empty() || new_name.empty())
+        return fail(Code::invalid_argument, "Error: Neither old nor new names may be empty");
+    auto renamed =
+        session.post("/containers/" + segment(old_name) + "/rename" + QueryText().add("name", new_name).text());
     if (!renamed) return std::unexpected(std::move(renamed).error());
     return 0;
 }
@@ -214,16 +248,74 @@ Result<int> wait(Session& session, const Invocation& invocation) {
 
 void add_life_cycle_verbs(std::vector<const Command*>& all) {
     static const Command table[] = {
-        {.names = {"start", "container start"}, .usage = "[OPTIONS] CONTAINER [CONTAINER...]", .summary = "Start one or more stopped containers", .example = "wherry start -a job", .options = start_options, .minimum = 1, .run = start},
-        {.names = {"stop", "container stop"}, .usage = "[OPTIONS] CONTAINER [CONTAINER...]", .summary = "Stop one or more running containers", .example = "wherry stop -t 3 web", .options = stop_options, .minimum = 1, .run = stop},
-        {.names = {"restart", "container restart"}, .usage = "[OPTIONS] CONTAINER [CONTAINER...]", .summary = "Restart one or more containers", .example = "wherry restart web", .options = stop_options, .minimum = 1, .run = restart},
-        {.names = {"kill", "container kill"}, .usage = "[OPTIONS] CONTAINER [CONTAINER...]", .summary = "Kill one or more running containers", .example = "wherry kill -s HUP web", .options = kill_options, .minimum = 1, .run = kill},
-        {.names = {"rm", "container rm", "container remove"}, .usage = "[OPTIONS] CONTAINER [CONTAINER...]", .summary = "Remove one or more containers", .example = "wherry rm -f $(wherry ps -aq)", .options = rm_options, .minimum = 1, .run = remove},
-        {.names = {"rename", "container rename"}, .usage = "CONTAINER NEW_NAME", .summary = "Rename a container", .example = "wherry rename web old-web", .minimum = 2, .maximum = 2, .run = rename},
-        {.names = {"pause", "container pause"}, .usage = "CONTAINER [CONTAINER...]", .summary = "Pause all processes within one or more containers", .example = "wherry pause web", .minimum = 1, .run = pause},
-        {.names = {"unpause", "container unpause"}, .usage = "CONTAINER [CONTAINER...]", .summary = "Unpause all processes within one or more containers", .example = "wherry unpause web", .minimum = 1, .run = unpause},
-        {.names = {"wait", "container wait"}, .usage = "CONTAINER [CONTAINER...]", .summary = "Block until one or more containers stop, then print their exit codes", .example = "wherry wait job", .minimum = 1, .run = wait},
-        {.names = {"attach", "container attach"}, .usage = "[OPTIONS] CONTAINER", .summary = "Attach local standard input, output, and error streams to a running container", .example = "wherry attach --no-stdin web", .options = attach_options, .minimum = 1, .maximum = 1, .run = attach},
+        {.names = {"start", "container start"},
+         .usage = "[OPTIONS] CONTAINER [CONTAINER...]",
+         .summary = "Start one or more stopped containers",
+         .example = "wherry start -a job",
+         .options = start_options,
+         .minimum = 1,
+         .run = start},
+        {.names = {"stop", "container stop"},
+         .usage = "[OPTIONS] CONTAINER [CONTAINER...]",
+         .summary = "Stop one or more running containers",
+         .example = "wherry stop -t 3 web",
+         .options = stop_options,
+         .minimum = 1,
+         .run = stop},
+        {.names = {"restart", "container restart"},
+         .usage = "[OPTIONS] CONTAINER [CONTAINER...]",
+         .summary = "Restart one or more containers",
+         .example = "wherry restart web",
+         .options = stop_options,
+         .minimum = 1,
+         .run = restart},
+        {.names = {"kill", "container kill"},
+         .usage = "[OPTIONS] CONTAINER [CONTAINER...]",
+         .summary = "Kill one or more running containers",
+         .example = "wherry kill -s HUP web",
+         .options = kill_options,
+         .minimum = 1,
+         .run = kill},
+        {.names = {"rm", "container rm", "container remove"},
+         .usage = "[OPTIONS] CONTAINER [CONTAINER...]",
+         .summary = "Remove one or more containers",
+         .example = "wherry rm -f $(wherry ps -aq)",
+         .options = rm_options,
+         .minimum = 1,
+         .run = remove},
+        {.names = {"rename", "container rename"},
+         .usage = "CONTAINER NEW_NAME",
+         .summary = "Rename a container",
+         .example = "wherry rename web old-web",
+         .minimum = 2,
+         .maximum = 2,
+         .run = rename},
+        {.names = {"pause", "container pause"},
+         .usage = "CONTAINER [CONTAINER...]",
+         .summary = "Pause all processes within one or more containers",
+         .example = "wherry pause web",
+         .minimum = 1,
+         .run = pause},
+        {.names = {"unpause", "container unpause"},
+         .usage = "CONTAINER [CONTAINER...]",
+         .summary = "Unpause all processes within one or more containers",
+         .example = "wherry unpause web",
+         .minimum = 1,
+         .run = unpause},
+        {.names = {"wait", "container wait"},
+         .usage = "CONTAINER [CONTAINER...]",
+         .summary = "Block until one or more containers stop, then print their exit codes",
+         .example = "wherry wait job",
+         .minimum = 1,
+         .run = wait},
+        {.names = {"attach", "container attach"},
+         .usage = "[OPTIONS] CONTAINER",
+         .summary = "Attach local standard input, output, and error streams to a running container",
+         .example = "wherry attach --no-stdin web",
+         .options = attach_options,
+         .minimum = 1,
+         .maximum = 1,
+         .run = attach},
     };
     for (const Command& command : table) all.push_back(&command);
 }

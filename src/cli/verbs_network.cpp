@@ -51,7 +51,8 @@ constexpr Option connect_options[] = {
 };
 constexpr Option disconnect_options[] = {{"force", 'f', {}, "Force the container to disconnect from a network"}};
 constexpr Listing::Column columns[] = {
-    {"CreatedAt", "CREATED AT"}, {"Driver", "DRIVER"}, {"ID", "NETWORK ID"}, {"IPv4", "IPV4"}, {"IPv6", "IPV6"}, {"Internal", "INTERNAL"}, {"Labels", "LABELS"}, {"Name", "NAME"}, {"Scope", "SCOPE"},
+    {"CreatedAt", "CREATED AT"}, {"Driver", "DRIVER"}, {"ID", "NETWORK ID"}, {"IPv4", "IPV4"},   {"IPv6", "IPV6"},
+    {"Internal", "INTERNAL"},    {"Labels", "LABELS"}, {"Name", "NAME"},     {"Scope", "SCOPE"},
 };
 
 json::object pairs(const std::vector<std::string>& list) {
@@ -86,9 +87,15 @@ Result<int> list(Session& session, const Invocation& invocation) {
         std::string id = text_at(*network, "Id");
         std::string created = text_at(*network, "Created");
         auto time = parse_rfc3339(created);
-        json::object row{{"ID", options.flag("no-trunc") ? id : id.substr(0, 12)}, {"Name", text_at(*network, "Name")}, {"Driver", text_at(*network, "Driver")}, {"Scope", text_at(*network, "Scope")},
-                         {"IPv4", yes(value_at(*network, "EnableIPv4") == nullptr || flag_at(*network, "EnableIPv4"))}, {"IPv6", yes(flag_at(*network, "EnableIPv6"))}, {"Internal", yes(flag_at(*network, "Internal"))},
-                         {"CreatedAt", time ? go_time(*time) : created}, {"Labels", joined_labels(value_at(*network, "Labels"))}};
+        json::object row{{"ID", options.flag("no-trunc") ? id : id.substr(0, 12)},
+                         {"Name", text_at(*network, "Name")},
+                         {"Driver", text_at(*network, "Driver")},
+                         {"Scope", text_at(*network, "Scope")},
+                         {"IPv4", yes(value_at(*network, "EnableIPv4") == nullptr || flag_at(*network, "EnableIPv4"))},
+                         {"IPv6", yes(flag_at(*network, "EnableIPv6"))},
+                         {"Internal", yes(flag_at(*network, "Internal"))},
+                         {"CreatedAt", time ? go_time(*time) : created},
+                         {"Labels", joined_labels(value_at(*network, "Labels"))}};
         if (const json::value* labels = value_at(*network, "Labels")) row[label_source] = *labels;
         listing.add(std::move(row));
     }
@@ -103,7 +110,10 @@ Result<int> create(Session& session, const Invocation& invocation) {
     auto subnets = options.split_list("subnet");
     auto gateways = options.split_list("gateway");
     auto ranges = options.split_list("ip-range");
-    if (subnets.size() < gateways.size() || subnets.size() < ranges.size()) return fail(Code::invalid_argument, subnets.empty() ? "every ip-range or gateway must have a corresponding subnet" : "every ip-range or gateway must have a corresponding subnet");
+    if (subnets.size() < gateways.size() || subnets.size() < ranges.size())
+        return fail(Code::invalid_argument, subnets.empty()
+                                                ? "every ip-range or gateway must have a corresponding subnet"
+                                                : "every ip-range or gateway must have a corresponding subnet");
     json::array configs;
     for (std::size_t i = 0; i < subnets.size(); ++i) {
         json::object config{{"Subnet", subnets[i]}};
@@ -112,8 +122,11 @@ Result<int> create(Session& session, const Invocation& invocation) {
         if (i == 0 && options.given("aux-address")) config["AuxiliaryAddresses"] = pairs(options.list("aux-address"));
         configs.emplace_back(std::move(config));
     }
-    json::object body{{"Name", invocation.arguments[0]}, {"Driver", options.text("driver", "bridge")}, {"CheckDuplicate", true}};
-    body["IPAM"] = json::object{{"Driver", options.text("ipam-driver", "default")}, {"Options", pairs(options.list("ipam-opt"))}, {"Config", std::move(configs)}};
+    json::object body{
+        {"Name", invocation.arguments[0]}, {"Driver", options.text("driver", "bridge")}, {"CheckDuplicate", true}};
+    body["IPAM"] = json::object{{"Driver", options.text("ipam-driver", "default")},
+                                {"Options", pairs(options.list("ipam-opt"))},
+                                {"Config", std::move(configs)}};
     body["Options"] = pairs(options.list("opt"));
     body["Labels"] = pairs(options.list("label"));
     if (options.given("internal")) body["Internal"] = options.flag("internal");
@@ -159,7 +172,8 @@ Result<int> connect(Session& session, const Invocation& invocation) {
 }
 
 Result<int> disconnect(Session& session, const Invocation& invocation) {
-    json::value request(json::object{{"Container", invocation.arguments[1]}, {"Force", invocation.options.flag("force")}});
+    json::value request(
+        json::object{{"Container", invocation.arguments[1]}, {"Force", invocation.options.flag("force")}});
     TRY(session.post("/networks/" + segment(invocation.arguments[0]) + "/disconnect", &request));
     return 0;
 }
@@ -168,11 +182,44 @@ Result<int> disconnect(Session& session, const Invocation& invocation) {
 
 void add_network_verbs(std::vector<const Command*>& all) {
     static const Command table[] = {
-        {.names = {"network ls", "network list"}, .usage = "[OPTIONS]", .summary = "List networks", .example = "wherry network ls --format '{{.Name}}'", .options = ls_options, .maximum = 0, .run = list},
-        {.names = {"network create"}, .usage = "[OPTIONS] NETWORK", .summary = "Create a network", .example = "wherry network create --subnet 10.9.0.0/24 back", .options = create_options, .minimum = 1, .maximum = 1, .run = create},
-        {.names = {"network rm", "network remove"}, .usage = "NETWORK [NETWORK...]", .summary = "Remove one or more networks", .example = "wherry network rm back", .options = rm_options, .minimum = 1, .run = remove},
-        {.names = {"network connect"}, .usage = "[OPTIONS] NETWORK CONTAINER", .summary = "Connect a container to a network", .example = "wherry network connect back web", .options = connect_options, .minimum = 2, .maximum = 2, .run = connect},
-        {.names = {"network disconnect"}, .usage = "[OPTIONS] NETWORK CONTAINER", .summary = "Disconnect a container from a network", .example = "wherry network disconnect back web", .options = disconnect_options, .minimum = 2, .maximum = 2, .run = disconnect},
+        {.names = {"network ls", "network list"},
+         .usage = "[OPTIONS]",
+         .summary = "List networks",
+         .example = "wherry network ls --format '{{.Name}}'",
+         .options = ls_options,
+         .maximum = 0,
+         .run = list},
+        {.names = {"network create"},
+         .usage = "[OPTIONS] NETWORK",
+         .summary = "Create a network",
+         .example = "wherry network create --subnet 10.9.0.0/24 back",
+         .options = create_options,
+         .minimum = 1,
+         .maximum = 1,
+         .run = create},
+        {.names = {"network rm", "network remove"},
+         .usage = "NETWORK [NETWORK...]",
+         .summary = "Remove one or more networks",
+         .example = "wherry network rm back",
+         .options = rm_options,
+         .minimum = 1,
+         .run = remove},
+        {.names = {"network connect"},
+         .usage = "[OPTIONS] NETWORK CONTAINER",
+         .summary = "Connect a container to a network",
+         .example = "wherry network connect back web",
+         .options = connect_options,
+         .minimum = 2,
+         .maximum = 2,
+         .run = connect},
+        {.names = {"network disconnect"},
+         .usage = "[OPTIONS] NETWORK CONTAINER",
+         .summary = "Disconnect a container from a network",
+         .example = "wherry network disconnect back web",
+         .options = disconnect_options,
+         .minimum = 2,
+         .maximum = 2,
+         .run = disconnect},
     };
     for (const Command& command : table) all.push_back(&command);
 }

@@ -56,7 +56,9 @@ void show_list(Session& session, const json::value& answer, std::string_view key
     session.out(out + "\n");
 }
 
-void show_space(Session& session, std::int64_t bytes) { session.out("Total reclaimed space: " + human_size(static_cast<double>(bytes), 4) + "\n"); }
+void show_space(Session& session, std::int64_t bytes) {
+    session.out("Total reclaimed space: " + human_size(static_cast<double>(bytes), 4) + "\n");
+}
 
 Result<int> prune_containers(Session& session, const Invocation& invocation) {
     if (!confirmed(session, invocation.options, "This will remove all stopped containers.")) return 1;
@@ -66,11 +68,16 @@ Result<int> prune_containers(Session& session, const Invocation& invocation) {
     return 0;
 }
 
-json::object dangling(bool all) { return {{"dangling", json::object{{all ? "false" : "true", true}}}}; }
+json::object dangling(bool all) {
+    return {{"dangling", json::object{{all ? "false" : "true", true}}}};
+}
 
 Result<int> prune_images(Session& session, const Invocation& invocation) {
     bool all = invocation.options.flag("all");
-    if (!confirmed(session, invocation.options, all ? "This will remove all images without at least one container associated to them." : "This will remove all dangling images.")) return 1;
+    if (!confirmed(session, invocation.options,
+                   all ? "This will remove all images without at least one container associated to them."
+                       : "This will remove all dangling images."))
+        return 1;
     json::value answer = TRY(session.post("/images/prune" + TRY(filters_of(invocation.options, dangling(all)))));
     show_list(session, answer, "ImagesDeleted", "Deleted Images");
     show_space(session, integer_at(answer, "SpaceReclaimed"));
@@ -79,7 +86,10 @@ Result<int> prune_images(Session& session, const Invocation& invocation) {
 
 Result<int> prune_volumes(Session& session, const Invocation& invocation) {
     bool all = invocation.options.flag("all");
-    if (!confirmed(session, invocation.options, all ? "This will remove all local volumes not used by at least one container." : "This will remove anonymous local volumes not used by at least one container.")) return 1;
+    if (!confirmed(session, invocation.options,
+                   all ? "This will remove all local volumes not used by at least one container."
+                       : "This will remove anonymous local volumes not used by at least one container."))
+        return 1;
     json::object more;
     if (all) more["all"] = json::object{{"true", true}};
     json::value answer = TRY(session.post("/volumes/prune" + TRY(filters_of(invocation.options, more))));
@@ -89,7 +99,9 @@ Result<int> prune_volumes(Session& session, const Invocation& invocation) {
 }
 
 Result<int> prune_networks(Session& session, const Invocation& invocation) {
-    if (!confirmed(session, invocation.options, "This will remove all custom networks not used by at least one container.")) return 1;
+    if (!confirmed(session, invocation.options,
+                   "This will remove all custom networks not used by at least one container."))
+        return 1;
     json::value answer = TRY(session.post("/networks/prune" + TRY(filters_of(invocation.options))));
     show_list(session, answer, "NetworksDeleted", "Deleted Networks");
     return 0;
@@ -98,7 +110,8 @@ Result<int> prune_networks(Session& session, const Invocation& invocation) {
 Result<int> prune_system(Session& session, const Invocation& invocation) {
     const ParsedOptions& options = invocation.options;
     bool all = options.flag("all");
-    std::string warning = "This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n";
+    std::string warning =
+        "This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n";
     if (options.flag("volumes")) warning += "  - all anonymous volumes not used by at least one container\n";
     warning += all ? "  - all images without at least one container associated to them\n" : "  - all dangling images\n";
     if (!confirmed(session, options, warning)) return 1;
@@ -123,11 +136,41 @@ Result<int> prune_system(Session& session, const Invocation& invocation) {
 
 void add_prune_verbs(std::vector<const Command*>& all) {
     static const Command table[] = {
-        {.names = {"container prune"}, .usage = "[OPTIONS]", .summary = "Remove all stopped containers", .example = "wherry container prune -f", .options = plain_options, .maximum = 0, .run = prune_containers},
-        {.names = {"image prune"}, .usage = "[OPTIONS]", .summary = "Remove unused images", .example = "wherry image prune -af", .options = all_options, .maximum = 0, .run = prune_images},
-        {.names = {"volume prune"}, .usage = "[OPTIONS]", .summary = "Remove unused local volumes", .example = "wherry volume prune -f", .options = all_options, .maximum = 0, .run = prune_volumes},
-        {.names = {"network prune"}, .usage = "[OPTIONS]", .summary = "Remove all unused networks", .example = "wherry network prune -f", .options = plain_options, .maximum = 0, .run = prune_networks},
-        {.names = {"system prune"}, .usage = "[OPTIONS]", .summary = "Remove unused data", .example = "wherry system prune --volumes", .options = system_options, .maximum = 0, .run = prune_system},
+        {.names = {"container prune"},
+         .usage = "[OPTIONS]",
+         .summary = "Remove all stopped containers",
+         .example = "wherry container prune -f",
+         .options = plain_options,
+         .maximum = 0,
+         .run = prune_containers},
+        {.names = {"image prune"},
+         .usage = "[OPTIONS]",
+         .summary = "Remove unused images",
+         .example = "wherry image prune -af",
+         .options = all_options,
+         .maximum = 0,
+         .run = prune_images},
+        {.names = {"volume prune"},
+         .usage = "[OPTIONS]",
+         .summary = "Remove unused local volumes",
+         .example = "wherry volume prune -f",
+         .options = all_options,
+         .maximum = 0,
+         .run = prune_volumes},
+        {.names = {"network prune"},
+         .usage = "[OPTIONS]",
+         .summary = "Remove all unused networks",
+         .example = "wherry network prune -f",
+         .options = plain_options,
+         .maximum = 0,
+         .run = prune_networks},
+        {.names = {"system prune"},
+         .usage = "[OPTIONS]",
+         .summary = "Remove unused data",
+         .example = "wherry system prune --volumes",
+         .options = system_options,
+         .maximum = 0,
+         .run = prune_system},
     };
     for (const Command& command : table) all.push_back(&command);
 }

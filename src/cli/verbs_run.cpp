@@ -44,15 +44,19 @@ Result<std::string> create_container(Session& session, const Invocation& invocat
     const ParsedOptions& options = invocation.options;
     std::string policy = options.text("pull", "missing");
     if (policy != "always" && policy != "missing" && policy != "never")
-        return fail(Code::invalid_argument, "invalid pull option: '" + policy + "': must be one of \"always\", \"missing\" or \"never\"");
+        return fail(Code::invalid_argument,
+                    "invalid pull option: '" + policy + "': must be one of \"always\", \"missing\" or \"never\"");
     auto reference = parse_reference(request.image);
     // A 64-digit id is not a reference, but it names an image all the same.
-    if (!reference && !reference.error().describe().starts_with("invalid repository name")) return std::unexpected(std::move(reference).error());
+    if (!reference && !reference.error().describe().starts_with("invalid repository name"))
+        return std::unexpected(std::move(reference).error());
     std::string cid_path = options.text("cidfile");
     if (!cid_path.empty() && path_exists(cid_path))
-        return fail(Code::already_exists, "container ID file found, make sure the other container isn't running or delete " + cid_path);
+        return fail(Code::already_exists,
+                    "container ID file found, make sure the other container isn't running or delete " + cid_path);
     if (options.flag("use-api-socket")) {
-        if (!session.host().starts_with("unix://")) return fail(Code::invalid_argument, "flag --use-api-socket can only be used with a unix socket");
+        if (!session.host().starts_with("unix://"))
+            return fail(Code::invalid_argument, "flag --use-api-socket can only be used with a unix socket");
         json::object mount;
         mount["Type"] = "bind";
         mount["Source"] = session.host().substr(7);
@@ -85,7 +89,8 @@ Result<std::string> create_container(Session& session, const Invocation& invocat
             if (warning.is_string()) session.error("WARNING: " + std::string(warning.get_string()));
     std::string id = text_at(document, "Id");
     if (id.empty()) return fail(Code::internal, "the daemon's answer to create has no id");
-    if (!cid_path.empty()) TRY(write_file_atomic(cid_path, id, 0644, Durability::none), "failed to write the container ID to the file");
+    if (!cid_path.empty())
+        TRY(write_file_atomic(cid_path, id, 0644, Durability::none), "failed to write the container ID to the file");
     return id;
 }
 
@@ -105,10 +110,18 @@ Result<int> exit_code_of(http::ClientResponse& wait) {
 
 class Runner {
   public:
-    Runner(Session& session, const Invocation& invocation) : session_(session), invocation_(invocation), options_(invocation.options), timings_(options_.flag("timings")) {}
+    Runner(Session& session, const Invocation& invocation)
+        : session_(session),
+          invocation_(invocation),
+          options_(invocation.options),
+          timings_(options_.flag("timings")) {}
 
     Result<int> run() {
         bool detached = options_.flag("detach");
+        if (detached && options_.given("attach")) {
+            session_.error("conflicting options: cannot specify both --attach and --detach");
+            return 1;
+        }
         request_ = TRY(make_container_request(options_, invocation_.arguments, detached));
         keys_ = TRY(detach_keys(session_, options_));
         attached_ = !detached && (request_.attach_stdin || request_.attach_stdout || request_.attach_stderr);
@@ -127,7 +140,8 @@ class Runner {
             terminal_.emplace(std::move(*terminal));
         }
         if (request_.terminal)
-            if (auto size = window_size()) request_.body["HostConfig"].as_object()["ConsoleSize"] = json::array{size->rows, size->columns};
+            if (auto size = window_size())
+                request_.body["HostConfig"].as_object()["ConsoleSize"] = json::array{size->rows, size->columns};
         timings_.begin("create");
         id_ = TRY(create_container(session_, invocation_, request_));
         return detached ? run_detached() : run_attached();
@@ -149,14 +163,18 @@ class Runner {
         if (attached_) {
             timings_.begin("attach");
             QueryText query;
-            query.add("stream", "1").add_flag("stdin", request_.attach_stdin).add_flag("stdout", request_.attach_stdout).add_flag("stderr", request_.attach_stderr);
+            query.add("stream", "1")
+                .add_flag("stdin", request_.attach_stdin)
+                .add_flag("stdout", request_.attach_stdout)
+                .add_flag("stderr", request_.attach_stderr);
             if (!keys_.text.empty()) query.add("detachKeys", keys_.text);
             stream.emplace(TRY(open_stream(session_, "/containers/" + id_ + "/attach" + query.text())));
         }
         timings_.begin("wait");
         // Asked before the start: an exit however quick is not missed. The daemon sends its headers at once.
         std::string condition = request_.auto_remove ? "removed" : "next-exit";
-        auto wait = TRY(session_.checked({.method = "POST", .target = "/containers/" + id_ + "/wait?condition=" + condition}));
+        auto wait =
+            TRY(session_.checked({.method = "POST", .target = "/containers/" + id_ + "/wait?condition=" + condition}));
         timings_.begin("start");
         auto started = session_.checked({.method = "POST", .target = "/containers/" + id_ + "/start"});
         if (!started) return failed_start(std::move(started).error());
@@ -185,7 +203,8 @@ class Runner {
     Result<int> failed_start(Error error) {
         if (terminal_) terminal_->restore();
         int code = start_failure_code(error);
-        session_.error(session_.program() + ": " + error.describe() + "\n\nRun '" + session_.program() + " " + invocation_.name + " --help' for more information");
+        session_.error(session_.program() + ": " + error.describe() + "\n\nRun '" + session_.program() + " " +
+                       invocation_.name + " --help' for more information");
         return code;
     }
 
@@ -201,22 +220,27 @@ class Runner {
     std::string id_;
 };
 
-Result<int> run(Session& session, const Invocation& invocation) { return Runner(session, invocation).run(); }
+Result<int> run(Session& session, const Invocation& invocation) {
+    return Runner(session, invocation).run();
+}
 
 }  // namespace
 
 void add_run_verbs(std::vector<const Command*>& all) {
     static const std::vector<Option> options_of_run = run_options();
-    static const Command run_command{.names = {"run", "container run"},
-                                     .usage = "[OPTIONS] IMAGE [COMMAND] [ARG...]",
-                                     .summary = "Create and run a new container from an image",
-                                     .example = "wherry run --rm -it -v \"$PWD:/work\" -w /work busybox sh\nwherry run -d --name web -p 8080:80 --restart unless-stopped web:1\nwherry run --rm --timings busybox true",
-                                     .options = options_of_run,
-                                     .minimum = 1,
-                                     .stop_at_argument = true,
-                                     .failure = 125,
-                                     .quiet_failure_hint = false,
-                                     .run = run};
+    static const Command run_command{
+        .names = {"run", "container run"},
+        .usage = "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+        .summary = "Create and run a new container from an image",
+        .example =
+            "wherry run --rm -it -v \"$PWD:/work\" -w /work busybox sh\nwherry run -d --name web -p 8080:80 --restart "
+            "unless-stopped web:1\nwherry run --rm --timings busybox true",
+        .options = options_of_run,
+        .minimum = 1,
+        .stop_at_argument = true,
+        .failure = 125,
+        .quiet_failure_hint = false,
+        .run = run};
     static const Command create_command{.names = {"create", "container create"},
                                         .usage = "[OPTIONS] IMAGE [COMMAND] [ARG...]",
                                         .summary = "Create a new container",

@@ -21,8 +21,9 @@ constexpr Option stats_options[] = {
     {"no-trunc", 0, {}, "Do not truncate output"},
 };
 constexpr Listing::Column stats_columns[] = {
-    {"BlockIO", "BLOCK I/O"}, {"CPUPerc", "CPU %"}, {"Container", "CONTAINER"}, {"ID", "CONTAINER ID"}, {"MemPerc", "MEM %"},
-    {"MemUsage", "MEM USAGE / LIMIT"}, {"Name", "NAME"}, {"NetIO", "NET I/O"}, {"PIDs", "PIDS"},
+    {"BlockIO", "BLOCK I/O"}, {"CPUPerc", "CPU %"}, {"Container", "CONTAINER"},
+    {"ID", "CONTAINER ID"},   {"MemPerc", "MEM %"}, {"MemUsage", "MEM USAGE / LIMIT"},
+    {"Name", "NAME"},         {"NetIO", "NET I/O"}, {"PIDs", "PIDS"},
 };
 
 std::string percent(double value) {
@@ -35,15 +36,20 @@ double number_at(const json::value& value, std::string_view path) {
     const json::value* found = value_at(value, path);
     if (found == nullptr) return 0;
     if (found->is_double()) return found->get_double();
-    return found->is_uint64() ? static_cast<double>(found->get_uint64()) : found->is_int64() ? static_cast<double>(found->get_int64()) : 0;
+    return found->is_uint64()  ? static_cast<double>(found->get_uint64())
+           : found->is_int64() ? static_cast<double>(found->get_int64())
+                               : 0;
 }
 
 double cpu_percent(const json::value& stats) {
-    double used = number_at(stats, "cpu_stats.cpu_usage.total_usage") - number_at(stats, "precpu_stats.cpu_usage.total_usage");
+    double used =
+        number_at(stats, "cpu_stats.cpu_usage.total_usage") - number_at(stats, "precpu_stats.cpu_usage.total_usage");
     double system = number_at(stats, "cpu_stats.system_cpu_usage") - number_at(stats, "precpu_stats.system_cpu_usage");
     double processors = number_at(stats, "cpu_stats.online_cpus");
     if (processors == 0)
-        if (const json::value* list = value_at(stats, "cpu_stats.cpu_usage.percpu_usage"); list != nullptr && list->is_array()) processors = static_cast<double>(list->get_array().size());
+        if (const json::value* list = value_at(stats, "cpu_stats.cpu_usage.percpu_usage");
+            list != nullptr && list->is_array())
+            processors = static_cast<double>(list->get_array().size());
     return used > 0 && system > 0 ? used / system * processors * 100 : 0;
 }
 
@@ -68,7 +74,8 @@ json::object stats_row(const std::string& asked, const json::value& stats, bool 
         }
     double read = 0;
     double written = 0;
-    if (const json::value* entries = value_at(stats, "blkio_stats.io_service_bytes_recursive"); entries != nullptr && entries->is_array())
+    if (const json::value* entries = value_at(stats, "blkio_stats.io_service_bytes_recursive");
+        entries != nullptr && entries->is_array())
         for (const json::value& entry : entries->get_array()) {
             std::string op = text_at(entry, "op");
             if (op.empty()) continue;
@@ -89,7 +96,15 @@ json::object stats_row(const std::string& asked, const json::value& stats, bool 
 }
 
 json::object empty_row(const std::string& asked, const std::string& name, bool full) {
-    return {{"Container", asked}, {"Name", name.empty() ? "--" : name}, {"ID", full ? asked : asked.substr(0, 12)}, {"CPUPerc", "--"}, {"MemUsage", "-- / --"}, {"MemPerc", "--"}, {"NetIO", "--"}, {"BlockIO", "--"}, {"PIDs", "--"}};
+    return {{"Container", asked},
+            {"Name", name.empty() ? "--" : name},
+            {"ID", full ? asked : asked.substr(0, 12)},
+            {"CPUPerc", "--"},
+            {"MemUsage", "-- / --"},
+            {"MemPerc", "--"},
+            {"NetIO", "--"},
+            {"BlockIO", "--"},
+            {"PIDs", "--"}};
 }
 
 // One sample of each container; a sample takes the daemon a second, so they are asked for together.
@@ -108,9 +123,12 @@ Result<std::vector<json::object>> sample(Session& session, const std::vector<std
     std::vector<json::object> rows;
     for (std::size_t i = 0; i < names.size(); ++i) {
         Result<json::value>& answer = *answers[i];
-        if (answer) rows.push_back(stats_row(names[i], *answer, full));
-        else if (answer.error().code() == Code::not_found && names.size() > 1) rows.push_back(empty_row(names[i], "", full));
-        else return std::unexpected(std::move(answer).error());
+        if (answer)
+            rows.push_back(stats_row(names[i], *answer, full));
+        else if (answer.error().code() == Code::not_found && names.size() > 1)
+            rows.push_back(empty_row(names[i], "", full));
+        else
+            return std::unexpected(std::move(answer).error());
     }
     return rows;
 }
@@ -133,7 +151,9 @@ Result<int> stats(Session& session, const Invocation& invocation) {
     while (true) {
         std::vector<std::string> names = invocation.arguments;
         if (names.empty()) names = TRY(running(session, options.flag("all")));
-        Listing listing(stats_columns, "{{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDs}}");
+        Listing listing(
+            stats_columns,
+            "{{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDs}}");
         for (json::object& row : TRY(sample(session, names, full))) listing.add(std::move(row));
         std::string text = TRY(listing.render(format));
         session.out(live && !once ? "\x1b[H\x1b[2J" + text : text);
@@ -146,7 +166,12 @@ Result<int> stats(Session& session, const Invocation& invocation) {
 }  // namespace
 
 void add_stats_verbs(std::vector<const Command*>& all) {
-    static const Command command{.names = {"stats", "container stats"}, .usage = "[OPTIONS] [CONTAINER...]", .summary = "Display a live stream of container(s) resource usage statistics", .example = "wherry stats --no-stream", .options = stats_options, .run = stats};
+    static const Command command{.names = {"stats", "container stats"},
+                                 .usage = "[OPTIONS] [CONTAINER...]",
+                                 .summary = "Display a live stream of container(s) resource usage statistics",
+                                 .example = "wherry stats --no-stream",
+                                 .options = stats_options,
+                                 .run = stats};
     all.push_back(&command);
 }
 

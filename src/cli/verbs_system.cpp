@@ -1,9 +1,9 @@
 // version, info, system df.
-#include <boost/json/array.hpp>
+#include <sys/utsname.h>
 
 #include <algorithm>
+#include <boost/json/array.hpp>
 #include <map>
-#include <sys/utsname.h>
 
 #include "base/json.hpp"
 #include "cli/command.hpp"
@@ -22,7 +22,8 @@ constexpr Option df_options[] = {
     {"format", 0, "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"},
     {"verbose", 'v', {}, "Show detailed information on space usage"},
 };
-constexpr Listing::Column df_columns[] = {{"Active", "ACTIVE"}, {"Reclaimable", "RECLAIMABLE"}, {"Size", "SIZE"}, {"TotalCount", "TOTAL"}, {"Type", "TYPE"}};
+constexpr Listing::Column df_columns[] = {
+    {"Active", "ACTIVE"}, {"Reclaimable", "RECLAIMABLE"}, {"Size", "SIZE"}, {"TotalCount", "TOTAL"}, {"Type", "TYPE"}};
 
 Result<std::string> with_format(const std::string& format, const json::value& document) {
     Template shape = TRY(Template::parse(format == "json" ? "{{json .}}" : format));
@@ -46,7 +47,12 @@ void line(std::string& out, std::size_t indent, std::string_view name, const std
 }
 
 Result<int> version(Session& session, const Invocation& invocation) {
-    json::object client{{"Version", WHERRY_VERSION}, {"ApiVersion", "1.47"}, {"Os", "linux"}, {"Arch", architecture()}, {"Platform", json::object{{"Name", "wherry"}}}, {"Context", "default"}};
+    json::object client{{"Version", WHERRY_VERSION},
+                        {"ApiVersion", "1.47"},
+                        {"Os", "linux"},
+                        {"Arch", architecture()},
+                        {"Platform", json::object{{"Name", "wherry"}}},
+                        {"Context", "default"}};
     auto server = session.get("/version");
     std::string format = invocation.options.text("format");
     if (!format.empty()) {
@@ -65,11 +71,14 @@ Result<int> version(Session& session, const Invocation& invocation) {
     if (!server) return std::unexpected(std::move(server).error());
     out = "\nServer: " + text_at(*server, "Platform.Name") + "\n Engine:\n";
     line(out, 2, "Version", text_at(*server, "Version"), 20);
-    line(out, 2, "API version", text_at(*server, "ApiVersion") + " (minimum version " + text_at(*server, "MinAPIVersion") + ")", 20);
-    for (const auto& [label, key] : std::initializer_list<std::pair<std::string_view, std::string_view>>{{"Git commit", "GitCommit"}, {"Built", "BuildTime"}, {"Kernel", "KernelVersion"}})
+    line(out, 2, "API version",
+         text_at(*server, "ApiVersion") + " (minimum version " + text_at(*server, "MinAPIVersion") + ")", 20);
+    for (const auto& [label, key] : std::initializer_list<std::pair<std::string_view, std::string_view>>{
+             {"Git commit", "GitCommit"}, {"Built", "BuildTime"}, {"Kernel", "KernelVersion"}})
         if (std::string value = text_at(*server, key); !value.empty()) line(out, 2, label, value, 20);
     line(out, 2, "OS/Arch", text_at(*server, "Os") + "/" + text_at(*server, "Arch"), 20);
-    if (const json::value* components = value_at(*server, "Components"); components != nullptr && components->is_array())
+    if (const json::value* components = value_at(*server, "Components");
+        components != nullptr && components->is_array())
         for (const json::value& component : components->get_array()) {
             if (text_at(component, "Name") == "Engine") continue;
             out += " " + text_at(component, "Name") + ":\n";
@@ -91,7 +100,8 @@ Result<int> info(Session& session, const Invocation& invocation) {
     std::string format = invocation.options.text("format");
     if (!format.empty()) {
         json::value document = TRY(std::move(answer));
-        if (document.is_object()) document.get_object()["ClientInfo"] = json::object{{"Version", WHERRY_VERSION}, {"Context", "default"}};
+        if (document.is_object())
+            document.get_object()["ClientInfo"] = json::object{{"Version", WHERRY_VERSION}, {"Context", "default"}};
         session.out(TRY(with_format(format, document)));
         return 0;
     }
@@ -105,7 +115,9 @@ Result<int> info(Session& session, const Invocation& invocation) {
     auto text = [&](std::string_view label, std::string_view key) {
         if (std::string value = text_at(i, key); !value.empty()) out += " " + std::string(label) + ": " + value + "\n";
     };
-    auto number = [&](std::string_view label, std::string_view key, std::size_t indent = 1) { out += std::string(indent, ' ') + std::string(label) + ": " + std::to_string(integer_at(i, key)) + "\n"; };
+    auto number = [&](std::string_view label, std::string_view key, std::size_t indent = 1) {
+        out += std::string(indent, ' ') + std::string(label) + ": " + std::to_string(integer_at(i, key)) + "\n";
+    };
     number("Containers", "Containers");
     number("Running", "ContainersRunning", 2);
     number("Paused", "ContainersPaused", 2);
@@ -115,19 +127,24 @@ Result<int> info(Session& session, const Invocation& invocation) {
     text("Storage Driver", "Driver");
     if (const json::value* status = value_at(i, "DriverStatus"); status != nullptr && status->is_array())
         for (const json::value& pair : status->get_array())
-            if (pair.is_array() && pair.get_array().size() == 2) out += "  " + print_text(pair.get_array()[0]) + ": " + print_text(pair.get_array()[1]) + "\n";
+            if (pair.is_array() && pair.get_array().size() == 2)
+                out += "  " + print_text(pair.get_array()[0]) + ": " + print_text(pair.get_array()[1]) + "\n";
     text("Logging Driver", "LoggingDriver");
     text("Cgroup Driver", "CgroupDriver");
     text("Cgroup Version", "CgroupVersion");
-    out += " Plugins:\n  Volume: " + joined(value_at(i, "Plugins.Volume")) + "\n  Network: " + joined(value_at(i, "Plugins.Network")) + "\n  Log: " + joined(value_at(i, "Plugins.Log")) + "\n";
-    out += " Swarm: " + (text_at(i, "Swarm.LocalNodeState").empty() ? "inactive" : text_at(i, "Swarm.LocalNodeState")) + "\n";
+    out += " Plugins:\n  Volume: " + joined(value_at(i, "Plugins.Volume")) +
+           "\n  Network: " + joined(value_at(i, "Plugins.Network")) + "\n  Log: " + joined(value_at(i, "Plugins.Log")) +
+           "\n";
+    out += " Swarm: " + (text_at(i, "Swarm.LocalNodeState").empty() ? "inactive" : text_at(i, "Swarm.LocalNodeState")) +
+           "\n";
     if (const json::value* runtimes = value_at(i, "Runtimes"); runtimes != nullptr && runtimes->is_object()) {
         out += " Runtimes:";
         for (const auto& runtime : runtimes->get_object()) out += " " + std::string(runtime.key());
         out += "\n";
     }
     text("Default Runtime", "DefaultRuntime");
-    if (const json::value* options = value_at(i, "SecurityOptions"); options != nullptr && options->is_array() && !options->get_array().empty()) {
+    if (const json::value* options = value_at(i, "SecurityOptions");
+        options != nullptr && options->is_array() && !options->get_array().empty()) {
         out += " Security Options:\n";
         for (const json::value& option : options->get_array()) {
             std::string_view rest = option.is_string() ? std::string_view(option.get_string()) : std::string_view();
@@ -135,8 +152,10 @@ Result<int> info(Session& session, const Invocation& invocation) {
                 auto comma = rest.find(',');
                 std::string field(rest.substr(0, comma));
                 rest.remove_prefix(comma == std::string_view::npos ? rest.size() : comma + 1);
-                if (field.starts_with("name=")) out += "  " + field.substr(5) + "\n";
-                else out += (first ? "  " : "   ") + field + "\n";
+                if (field.starts_with("name="))
+                    out += "  " + field.substr(5) + "\n";
+                else
+                    out += (first ? "  " : "   ") + field + "\n";
             }
         }
     }
@@ -167,7 +186,11 @@ struct Usage {
 json::object usage_row(std::string_view type, const Usage& usage) {
     std::string reclaimable = human_size(static_cast<double>(usage.reclaimable), 4);
     if (usage.size > 0) reclaimable += " (" + std::to_string(usage.reclaimable * 100 / usage.size) + "%)";
-    return {{"Type", type}, {"TotalCount", std::to_string(usage.total)}, {"Active", std::to_string(usage.active)}, {"Size", human_size(static_cast<double>(usage.size), 4)}, {"Reclaimable", reclaimable}};
+    return {{"Type", type},
+            {"TotalCount", std::to_string(usage.total)},
+            {"Active", std::to_string(usage.active)},
+            {"Size", human_size(static_cast<double>(usage.size), 4)},
+            {"Reclaimable", reclaimable}};
 }
 
 Result<int> disk_usage(Session& session, const Invocation& invocation) {
@@ -194,44 +217,60 @@ Result<int> disk_usage(Session& session, const Invocation& invocation) {
         ++containers.total;
         containers.size += integer_at(container, "SizeRw");
         std::string state = text_at(container, "State");
-        if (state == "running" || state == "paused" || state == "restarting") ++containers.active;
-        else containers.reclaimable += integer_at(container, "SizeRw");
+        if (state == "running" || state == "paused" || state == "restarting")
+            ++containers.active;
+        else
+            containers.reclaimable += integer_at(container, "SizeRw");
     });
     each("Volumes", [&](const json::value& volume) {
         ++volumes.total;
         std::int64_t size = std::max<std::int64_t>(integer_at(volume, "UsageData.Size"), 0);
         volumes.size += size;
-        if (integer_at(volume, "UsageData.RefCount") > 0) ++volumes.active;
-        else volumes.reclaimable += size;
+        if (integer_at(volume, "UsageData.RefCount") > 0)
+            ++volumes.active;
+        else
+            volumes.reclaimable += size;
     });
     each("BuildCache", [&](const json::value& record) {
         ++cache.total;
         cache.size += integer_at(record, "Size");
-        if (flag_at(record, "InUse")) ++cache.active;
-        else cache.reclaimable += integer_at(record, "Size");
+        if (flag_at(record, "InUse"))
+            ++cache.active;
+        else
+            cache.reclaimable += integer_at(record, "Size");
     });
     if (invocation.options.flag("verbose")) {
         std::string out = "Images space usage:\n\n";
         std::string table = "REPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE\tCONTAINERS\n";
         each("Images", [&](const json::value& image) {
             std::string tag = "<none>:<none>";
-            if (const json::value* tags = value_at(image, "RepoTags"); tags != nullptr && tags->is_array() && !tags->get_array().empty()) tag = print_text(tags->get_array()[0]);
+            if (const json::value* tags = value_at(image, "RepoTags");
+                tags != nullptr && tags->is_array() && !tags->get_array().empty())
+                tag = print_text(tags->get_array()[0]);
             auto colon = tag.rfind(':');
             std::string id = text_at(image, "Id");
-            table += tag.substr(0, colon) + "\t" + tag.substr(colon + 1) + "\t" + (id.starts_with("sha256:") ? id.substr(7, 12) : id) + "\t" +
-                     human_ago(WallTime(std::chrono::seconds(integer_at(image, "Created"))), wall_now()) + "\t" + human_size(static_cast<double>(integer_at(image, "Size"))) + "\t" + std::to_string(integer_at(image, "Containers")) + "\n";
+            table += tag.substr(0, colon) + "\t" + tag.substr(colon + 1) + "\t" +
+                     (id.starts_with("sha256:") ? id.substr(7, 12) : id) + "\t" +
+                     human_ago(WallTime(std::chrono::seconds(integer_at(image, "Created"))), wall_now()) + "\t" +
+                     human_size(static_cast<double>(integer_at(image, "Size"))) + "\t" +
+                     std::to_string(integer_at(image, "Containers")) + "\n";
         });
         out += align(table) + "\nContainers space usage:\n\n";
         table = "CONTAINER ID\tIMAGE\tCOMMAND\tSIZE\tCREATED\tSTATUS\tNAMES\n";
         each("Containers", [&](const json::value& container) {
             std::string names = joined(value_at(container, "Names"));
-            table += text_at(container, "Id").substr(0, 12) + "\t" + text_at(container, "Image") + "\t\"" + shorten(text_at(container, "Command"), 20) + "\"\t" + human_size(static_cast<double>(integer_at(container, "SizeRw"))) + "\t" +
-                     human_ago(WallTime(std::chrono::seconds(integer_at(container, "Created"))), wall_now()) + "\t" + text_at(container, "Status") + "\t" + (names.starts_with('/') ? names.substr(1) : names) + "\n";
+            table += text_at(container, "Id").substr(0, 12) + "\t" + text_at(container, "Image") + "\t\"" +
+                     shorten(text_at(container, "Command"), 20) + "\"\t" +
+                     human_size(static_cast<double>(integer_at(container, "SizeRw"))) + "\t" +
+                     human_ago(WallTime(std::chrono::seconds(integer_at(container, "Created"))), wall_now()) + "\t" +
+                     text_at(container, "Status") + "\t" + (names.starts_with('/') ? names.substr(1) : names) + "\n";
         });
         out += align(table) + "\nLocal Volumes space usage:\n\n";
         table = "VOLUME NAME\tLINKS\tSIZE\n";
         each("Volumes", [&](const json::value& volume) {
-            table += text_at(volume, "Name") + "\t" + std::to_string(integer_at(volume, "UsageData.RefCount")) + "\t" + human_size(static_cast<double>(std::max<std::int64_t>(integer_at(volume, "UsageData.Size"), 0))) + "\n";
+            table += text_at(volume, "Name") + "\t" + std::to_string(integer_at(volume, "UsageData.RefCount")) + "\t" +
+                     human_size(static_cast<double>(std::max<std::int64_t>(integer_at(volume, "UsageData.Size"), 0))) +
+                     "\n";
         });
         session.out(out + align(table) + "\n");
         return 0;
@@ -249,9 +288,27 @@ Result<int> disk_usage(Session& session, const Invocation& invocation) {
 
 void add_system_verbs(std::vector<const Command*>& all) {
     static const Command table[] = {
-        {.names = {"version"}, .usage = "[OPTIONS]", .summary = "Show the version of the command and the daemon", .example = "wherry version -f '{{.Server.Version}}'", .options = format_options, .maximum = 0, .run = version},
-        {.names = {"info", "system info"}, .usage = "[OPTIONS]", .summary = "Display system-wide information", .example = "wherry info -f '{{.CgroupVersion}}'", .options = format_options, .maximum = 0, .run = info},
-        {.names = {"system df"}, .usage = "[OPTIONS]", .summary = "Show disk usage", .example = "wherry system df -v", .options = df_options, .maximum = 0, .run = disk_usage},
+        {.names = {"version"},
+         .usage = "[OPTIONS]",
+         .summary = "Show the version of the command and the daemon",
+         .example = "wherry version -f '{{.Server.Version}}'",
+         .options = format_options,
+         .maximum = 0,
+         .run = version},
+        {.names = {"info", "system info"},
+         .usage = "[OPTIONS]",
+         .summary = "Display system-wide information",
+         .example = "wherry info -f '{{.CgroupVersion}}'",
+         .options = format_options,
+         .maximum = 0,
+         .run = info},
+        {.names = {"system df"},
+         .usage = "[OPTIONS]",
+         .summary = "Show disk usage",
+         .example = "wherry system df -v",
+         .options = df_options,
+         .maximum = 0,
+         .run = disk_usage},
     };
     for (const Command& command : table) all.push_back(&command);
 }

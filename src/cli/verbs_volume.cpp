@@ -29,8 +29,16 @@ constexpr Option ls_options[] = {
 };
 constexpr Option rm_options[] = {{"force", 'f', {}, "Force the removal of one or more volumes"}};
 constexpr Listing::Column columns[] = {
-    {"Availability", "AVAILABILITY"}, {"Driver", "DRIVER"}, {"Group", "GROUP"}, {"Labels", "LABELS"}, {"Links", "LINKS"},
-    {"Mountpoint", "MOUNTPOINT"}, {"Name", "VOLUME NAME"}, {"Scope", "SCOPE"}, {"Size", "SIZE"}, {"Status", "STATUS"},
+    {"Availability", "AVAILABILITY"},
+    {"Driver", "DRIVER"},
+    {"Group", "GROUP"},
+    {"Labels", "LABELS"},
+    {"Links", "LINKS"},
+    {"Mountpoint", "MOUNTPOINT"},
+    {"Name", "VOLUME NAME"},
+    {"Scope", "SCOPE"},
+    {"Size", "SIZE"},
+    {"Status", "STATUS"},
 };
 
 void add_pairs(json::object& map, const std::vector<std::string>& pairs) {
@@ -44,7 +52,10 @@ Result<int> create(Session& session, const Invocation& invocation) {
     const ParsedOptions& options = invocation.options;
     std::string name = options.text("name");
     if (!invocation.arguments.empty()) {
-        if (!name.empty()) return fail(Code::invalid_argument, "conflicting options: cannot specify a volume-name through both --name and as a positional arg");
+        if (!name.empty())
+            return fail(
+                Code::invalid_argument,
+                "conflicting options: cannot specify a volume-name through both --name and as a positional arg");
         name = invocation.arguments[0];
     }
     json::object body{{"Name", name}, {"Driver", options.text("driver", "local")}};
@@ -73,8 +84,16 @@ Result<int> list(Session& session, const Invocation& invocation) {
     Listing listing(columns, "{{.Driver}}\t{{.Name}}");
     listing.method = label_method;
     for (const json::value* volume : volumes) {
-        json::object row{{"Name", text_at(*volume, "Name")}, {"Driver", text_at(*volume, "Driver")}, {"Scope", text_at(*volume, "Scope")}, {"Mountpoint", text_at(*volume, "Mountpoint")},
-                         {"Labels", joined_labels(value_at(*volume, "Labels"))}, {"Links", "N/A"}, {"Size", "N/A"}, {"Availability", "N/A"}, {"Group", "N/A"}, {"Status", "N/A"}};
+        json::object row{{"Name", text_at(*volume, "Name")},
+                         {"Driver", text_at(*volume, "Driver")},
+                         {"Scope", text_at(*volume, "Scope")},
+                         {"Mountpoint", text_at(*volume, "Mountpoint")},
+                         {"Labels", joined_labels(value_at(*volume, "Labels"))},
+                         {"Links", "N/A"},
+                         {"Size", "N/A"},
+                         {"Availability", "N/A"},
+                         {"Group", "N/A"},
+                         {"Status", "N/A"}};
         if (const json::value* labels = value_at(*volume, "Labels")) row[label_source] = *labels;
         listing.add(std::move(row));
     }
@@ -104,10 +123,29 @@ Result<int> remove(Session& session, const Invocation& invocation) {
 
 void add_volume_verbs(std::vector<const Command*>& all) {
     static const Command table[] = {
-        {.names = {"volume create"}, .usage = "[OPTIONS] [VOLUME]", .summary = "Create a volume", .example = "wherry volume create data", .options = create_options, .maximum = 1, .run = create},
-        {.names = {"volume ls", "volume list"}, .usage = "[OPTIONS]", .summary = "List volumes", .example = "wherry volume ls -f dangling=true", .options = ls_options, .maximum = 0, .run = list},
+        {.names = {"volume create"},
+         .usage = "[OPTIONS] [VOLUME]",
+         .summary = "Create a volume",
+         .example = "wherry volume create data",
+         .options = create_options,
+         .maximum = 1,
+         .run = create},
+        {.names = {"volume ls", "volume list"},
+         .usage = "[OPTIONS]",
+         .summary = "List volumes",
+         .example = "wherry volume ls -f dangling=true",
+         .options = ls_options,
+         .maximum = 0,
+         .run = list},
     };
-    static const Command remove_command{.names = {"volume rm", "volume remove"}, .usage = "[OPTIONS] VOLUME [VOLUME...]", .summary = "Remove one or more volumes", .example = "wherry volume rm data", .options = rm_options, .minimum = 1, .run = remove, .details = "A volume that a container uses can't be removed."};
+    static const Command remove_command{.names = {"volume rm", "volume remove"},
+                                        .usage = "[OPTIONS] VOLUME [VOLUME...]",
+                                        .summary = "Remove one or more volumes",
+                                        .example = "wherry volume rm data",
+                                        .options = rm_options,
+                                        .minimum = 1,
+                                        .run = remove,
+                                        .details = "A volume that a container uses can't be removed."};
     all.push_back(&table[0]);
     all.push_back(&table[1]);
     all.push_back(&remove_command);

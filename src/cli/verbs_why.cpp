@@ -15,7 +15,8 @@ std::string from_state(const std::string& name, const json::value& container) {
     std::int64_t code = integer_at(container, "State.ExitCode");
     if (flag_at(container, "State.OOMKilled")) {
         std::int64_t limit = integer_at(container, "HostConfig.Memory");
-        return name + " was killed because it used more memory than it may" + (limit > 0 ? " (" + std::to_string(limit) + " bytes)." : ".");
+        return name + " was killed because it used more memory than it may" +
+               (limit > 0 ? " (" + std::to_string(limit) + " bytes)." : ".");
     }
     if (status == "running" || status == "paused" || status == "restarting") return name + " is " + status + ".";
     if (!problem.empty()) return name + " did not start: " + problem + ".";
