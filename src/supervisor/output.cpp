@@ -207,23 +207,33 @@ void OutputHub::pump(OutputClient& client) {
     client.send_end();
 }
 
-// True when the client has everything there is so far.
+// True when the client has everything there is so far. Entries become as few frames as possible.
 bool OutputHub::pump_log(OutputClient& client) {
-    while (client.ready() && !caught_up(client)) {
+    std::string batch;
+    std::size_t batch_index = 0;
+    auto send_batch = [&] {
+        if (!batch.empty()) client.send_output(streams.at(batch_index), batch);
+        batch.clear();
+    };
+    while ((client.ready() || !batch.empty()) && !caught_up(client)) {
         if (!client.cursor_) client.cursor_.emplace(log_->find(client.offsets_), log_->format(), client.offsets_);
         auto piece = client.cursor_->next();
         if (piece && *piece) {
             std::size_t index = (*piece)->stream == LogStream::stderr_stream ? 1 : 0;
             if (!client.wants_.at(index)) continue;
             if ((*piece)->lost > 0) {
+                send_batch();
                 client.send_gap((*piece)->stream, (*piece)->lost);
                 client.offsets_.at(index) += (*piece)->lost;
-            } else {
-                client.send_output((*piece)->stream, (*piece)->data);
-                client.offsets_.at(index) += (*piece)->data.size();
+                continue;
             }
+            if (index != batch_index || batch.size() + (*piece)->data.size() > max_stream_payload_bytes) send_batch();
+            batch_index = index;
+            batch += (*piece)->data;
+            client.offsets_.at(index) += (*piece)->data.size();
             continue;
         }
+        send_batch();
         if (!piece) log_warn("output.log_unreadable", {{"error", piece.error()}});
         // At the head of the log: what is missing is the begin of a line that the writer still holds.
         for (std::size_t i = 0; i < 2; ++i) {
@@ -240,6 +250,7 @@ bool OutputHub::pump_log(OutputClient& client) {
         }
         client.cursor_.emplace(log_->head(), log_->format(), client.offsets_);
     }
+    send_batch();
     return caught_up(client);
 }
 

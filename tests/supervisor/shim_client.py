@@ -41,7 +41,7 @@ class Connection:
     def __init__(self, sock: socket.socket):
         self.sock = sock
         self.sock.settimeout(30)
-        self.buffer = b""
+        self.buffer = bytearray()
         self.next_id = 1
         self.answers: dict[int, dict] = {}
         self.events: list[dict] = []
@@ -64,7 +64,8 @@ class Connection:
             if not more:
                 raise EOFError("the shim closed the connection")
             self.buffer += more
-        taken, self.buffer = self.buffer[:count], self.buffer[count:]
+        taken = bytes(self.buffer[:count])
+        del self.buffer[:count]
         return taken
 
     def receive_one(self) -> None:
@@ -103,7 +104,7 @@ class Stream:
     def __init__(self, connection: Connection, reply: dict):
         self.connection = connection
         self.reply = reply
-        self.output = {1: b"", 2: b""}
+        self.output = {1: bytearray(), 2: bytearray()}
         self.lost = {1: 0, 2: 0}
         self.ended = False
 
