@@ -11,6 +11,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <utility>
 
 #include "net/netns.hpp"
@@ -18,6 +19,9 @@
 namespace wherry::net {
 
 namespace {
+
+// IF_OPER_UP of <linux/if.h>, which can't be included beside <net/if.h>.
+constexpr std::uint8_t operational_up = 6;
 
 unsigned char family_of(const IpAddress& address) {
     return address.is_ipv6() ? AF_INET6 : AF_INET;
@@ -97,6 +101,9 @@ Link to_link(const ifinfomsg& header, const NetlinkAttributes& attributes) {
     link.master = static_cast<int>(attributes.find(IFLA_MASTER).u32());
     link.mtu = attributes.find(IFLA_MTU).u32();
     link.alias = attributes.find(IFLA_IFALIAS).text();
+    link.operational = attributes.find(IFLA_OPERSTATE).u8() == operational_up;
+    auto slave = attributes.find(IFLA_LINKINFO).nested().find(IFLA_INFO_SLAVE_DATA).nested();
+    link.forwarding = slave.find(IFLA_BRPORT_STATE).u8() == BR_STATE_FORWARDING;
     link.kind = attributes.find(IFLA_LINKINFO).nested().find(IFLA_INFO_KIND).text();
     auto mac = attributes.find(IFLA_ADDRESS).data;
     if (mac.size() == link.mac.bytes.size()) std::memcpy(link.mac.bytes.data(), mac.data(), mac.size());
@@ -159,9 +166,18 @@ Result<std::vector<Link>> NetlinkSocket::links() {
 
 Result<Link> NetlinkSocket::link(const std::string& name) {
     TRY(check_name(name));
+    return find_link(0, name);
+}
+
+Result<Link> NetlinkSocket::link(int index) {
+    return find_link(index, {});
+}
+
+Result<Link> NetlinkSocket::find_link(int index, const std::string& name) {
+    const std::string what = name.empty() ? "with index " + std::to_string(index) : "named " + name;
     NetlinkWriter writer;
-    writer.begin(RTM_GETLINK, NLM_F_REQUEST, channel_.next_sequence(), link_header(0));
-    writer.string(IFLA_IFNAME, name);
+    writer.begin(RTM_GETLINK, NLM_F_REQUEST, channel_.next_sequence(), link_header(index));
+    if (!name.empty()) writer.string(IFLA_IFNAME, name);
     writer.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
     writer.end();
     std::optional<Link> found;
@@ -170,10 +186,9 @@ Result<Link> NetlinkSocket::link(const std::string& name) {
         NetlinkAttributes attributes{{}};
         if (message.type == RTM_NEWLINK && message.split(header, attributes)) found = to_link(header, attributes);
     });
-    if (!outcome && outcome.error().os_errno() == ENODEV)
-        return fail(Code::not_found, "no interface named " + name, ENODEV);
-    TRY(std::move(outcome), "interface " + name);
-    if (!found) return fail(Code::internal, "netlink answered nothing about interface " + name);
+    if (!outcome && outcome.error().os_errno() == ENODEV) return fail(Code::not_found, "no interface " + what, ENODEV);
+    TRY(std::move(outcome), "interface " + what);
+    if (!found) return fail(Code::internal, "netlink answered nothing about interface " + what);
     return std::move(*found);
 }
 
@@ -354,6 +369,18 @@ Result<> NetlinkSocket::send_bridge_port(const std::string& name, const BridgePo
     writer.string(IFLA_IFNAME, name);
     writer.end();
     TRY(channel_.transact(writer, 2), "activate bridge port " + name);
+    return {};
+}
+
+Result<> NetlinkSocket::wait_until_forwarding(const std::string& name) {
+    constexpr int attempts = 250;
+    constexpr timespec pause{0, 200'000};
+    for (int attempt = 0; attempt < attempts; ++attempt) {
+        Link now = TRY(link(name));
+        // The bridge's own carrier comes with its first port.
+        if (now.operational && now.forwarding && (now.master == 0 || TRY(link(now.master)).operational)) break;
+        ::nanosleep(&pause, nullptr);
+    }
     return {};
 }
 

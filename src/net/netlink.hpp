@@ -26,6 +26,8 @@ struct Link {
     MacAddress mac;
     unsigned mtu = 0;
     bool up = false;
+    bool operational = false;  // carrier there, and the kernel has acted on it (RFC 2863's ifOperStatus up)
+    bool forwarding = false;   // as a port of its bridge
     std::string alias;
 };
 
@@ -64,6 +66,7 @@ class NetlinkSocket {
 
     Result<std::vector<Link>> links();
     Result<Link> link(const std::string& name);    // not_found
+    Result<Link> link(int index);                  // not_found
     Result<std::vector<LinkAddress>> addresses();  // both families
     Result<std::vector<Route>> routes();           // both families, all tables
 
@@ -80,6 +83,10 @@ class NetlinkSocket {
     Result<> move_to_namespace(int index, int netns);  // slow: 15 ms
     // A bridge's port: its flags, no IPv6 address of its own, and up; one message.
     Result<> activate_bridge_port(const std::string& name, const BridgePortOptions& options);
+    // Until the port and its bridge carry frames. The kernel acts on a new carrier by a work item of its own, and drops
+    // what is sent before; a lost first ARP request costs a second. Returns at once from 6.14 on, where asking is
+    // enough; gives up after 50 ms without an error.
+    Result<> wait_until_forwarding(const std::string& name);
 
     // `prefix` is the interface's address with the subnet's length. IPv6 without duplicate detection.
     Result<> add_address(int index, const IpPrefix& prefix);
@@ -103,6 +110,7 @@ class NetlinkSocket {
     // Sends one request, built by `fill` into the writer after the header, and waits for its acknowledgement.
     template <class Body, class Fill>
     Result<> request(std::uint16_t type, std::uint16_t flags, const Body& body, Fill fill, std::string_view what);
+    Result<Link> find_link(int index, const std::string& name);
     Result<> send_bridge_port(const std::string& name, const BridgePortOptions& options, bool has_ipv6);
 
     NetlinkChannel channel_;

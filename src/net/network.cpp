@@ -465,8 +465,10 @@ Result<> make_pair(NetlinkSocket& host, int netns, const Endpoint& endpoint, con
             if (endpoint.gateway.is_set()) setup.gateways.push_back(endpoint.gateway);
             if (endpoint.gateway6.is_set()) setup.gateways.push_back(endpoint.gateway6);
         }
+        // The inner end comes up last: then it can send at once, and only the port has to be waited for.
+        TRY(host.activate_bridge_port(endpoint.host_link, port));
         TRY(inside.set_up_interface(setup));
-        return host.activate_bridge_port(endpoint.host_link, port);
+        return host.wait_until_forwarding(endpoint.host_link);
     };
     auto outcome = set_up();
     if (!outcome && !fresh) {

@@ -7,6 +7,9 @@
 #include <chrono>
 #include <ctime>
 #include <filesystem>
+#include <mutex>
+#include <set>
+#include <thread>
 
 #include "net/ruleset.hpp"
 #include "test_world.hpp"
@@ -104,21 +107,29 @@ TEST_F(NetworkTest, published_port_is_reachable_from_everywhere) {
     publish(a, {"8080:80", "5353:53/udp"});
     Responder web(a.netns, SOCK_STREAM, 80, "web");
     Responder dns(a.netns, SOCK_DGRAM, 53, "dns");
-    EXPECT_EQ(ask(neighbour(), SOCK_STREAM, "198.51.100.1", 8080), "web 198.51.100.2");
-    EXPECT_EQ(ask(neighbour(), SOCK_DGRAM, "198.51.100.1", 5353), "dns 198.51.100.2");
-    EXPECT_EQ(ask(host(), SOCK_STREAM, "198.51.100.1", 8080), "web 198.51.100.1");
-    EXPECT_EQ(ask(host(), SOCK_DGRAM, "198.51.100.1", 5353), "dns 198.51.100.1");
-    EXPECT_EQ(ask(host(), SOCK_STREAM, "127.0.0.1", 8080), "web 10.88.0.1");
-    EXPECT_EQ(ask(host(), SOCK_DGRAM, "127.0.0.1", 5353), "dns 10.88.0.1");
-    // Another container of the network, and the container itself, by the host's address.
-    EXPECT_EQ(ask(b.netns, SOCK_STREAM, "198.51.100.1", 8080), "web 10.88.0.1");
-    EXPECT_EQ(ask(a.netns, SOCK_STREAM, "198.51.100.1", 8080), "web 10.88.0.1");
-    EXPECT_EQ(ask(a.netns, SOCK_DGRAM, "198.51.100.1", 5353), "dns 10.88.0.1");
-    EXPECT_EQ(ask(a.netns, SOCK_STREAM, "10.88.0.1", 8080), "web 10.88.0.1");
-    // And directly.
-    EXPECT_EQ(ask(b.netns, SOCK_STREAM, "10.88.0.2", 80), "web 10.88.0.3");
-    EXPECT_EQ(ask(host(), SOCK_STREAM, "10.88.0.2", 80), "web 10.88.0.1");
-
+    // Where bridged frames pass through the IP rules (br_netfilter, on beside dockerd) translation happens in the
+    // bridge.
+    const std::string filtered = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+    for (const char* value : {"0", "1"}) {
+        SCOPED_TRACE("bridge-nf-call-iptables " + std::string(value));
+        in(host(), [&] {
+            if (path_exists(filtered)) EXPECT_TRUE(write_control_file(filtered, value));
+        });
+        EXPECT_EQ(ask(neighbour(), SOCK_STREAM, "198.51.100.1", 8080), "web 198.51.100.2");
+        EXPECT_EQ(ask(neighbour(), SOCK_DGRAM, "198.51.100.1", 5353), "dns 198.51.100.2");
+        EXPECT_EQ(ask(host(), SOCK_STREAM, "198.51.100.1", 8080), "web 198.51.100.1");
+        EXPECT_EQ(ask(host(), SOCK_DGRAM, "198.51.100.1", 5353), "dns 198.51.100.1");
+        EXPECT_EQ(ask(host(), SOCK_STREAM, "127.0.0.1", 8080), "web 10.88.0.1");
+        EXPECT_EQ(ask(host(), SOCK_DGRAM, "127.0.0.1", 5353), "dns 10.88.0.1");
+        // Another container of the network, and the container itself, by the host's address.
+        EXPECT_EQ(ask(b.netns, SOCK_STREAM, "198.51.100.1", 8080), "web 10.88.0.1");
+        EXPECT_EQ(ask(a.netns, SOCK_STREAM, "198.51.100.1", 8080), "web 10.88.0.1");
+        EXPECT_EQ(ask(a.netns, SOCK_DGRAM, "198.51.100.1", 5353), "dns 10.88.0.1");
+        EXPECT_EQ(ask(a.netns, SOCK_STREAM, "10.88.0.1", 8080), "web 10.88.0.1");
+        // And directly.
+        EXPECT_EQ(ask(b.netns, SOCK_STREAM, "10.88.0.2", 80), "web 10.88.0.3");
+        EXPECT_EQ(ask(host(), SOCK_STREAM, "10.88.0.2", 80), "web 10.88.0.1");
+    }
     in(host(), [&] { must(manager_->unpublish("a")); });
     EXPECT_EQ(ask(neighbour(), SOCK_STREAM, "198.51.100.1", 8080), "refused");
     EXPECT_EQ(ask(host(), SOCK_STREAM, "127.0.0.1", 8080), "refused");
@@ -510,6 +521,50 @@ TEST_F(NetworkTest, a_thousand_ports) {
         must(manager_->unpublish("a"));
         EXPECT_TRUE(must(must(Ruleset::open("wherry")).ports()).empty());
     });
+}
+
+TEST_F(NetworkTest, many_threads_at_once) {
+    std::atomic<int> failures = 0;
+    std::mutex lock;
+    std::set<std::string> addresses;
+    std::vector<Attachment> all;
+    in(host(), [&] {
+        std::vector<std::thread> threads;
+        for (int t = 0; t < 8; ++t) {
+            threads.emplace_back([&, t] {
+                for (int i = 0; i < 10; ++i) {
+                    auto one = manager_->attach("wherry0", {.sandbox_id = std::to_string(t) + "-" + std::to_string(i)});
+                    if (!one) {
+                        ++failures;
+                        continue;
+                    }
+                    if (!manager_->publish(one->endpoint, {request("80"), request("20000-20100:81")})) ++failures;
+                    if (i % 2 == 0 && !manager_->unpublish(one->endpoint.sandbox_id)) ++failures;
+                    if (!manager_->recheck()) ++failures;
+                    std::lock_guard guard(lock);
+                    addresses.insert(one->endpoint.address.to_string());
+                    all.push_back(std::move(*one));
+                }
+            });
+        }
+        for (std::thread& thread : threads) thread.join();
+        EXPECT_EQ(must(must(Ruleset::open("wherry")).ports()).size(), 80U);
+    });
+    EXPECT_EQ(failures, 0);
+    EXPECT_EQ(addresses.size(), 80U);
+}
+
+TEST_F(NetworkTest, first_packet_is_not_lost) {
+    Responder outside(host(), SOCK_DGRAM, 7000, "host");
+    for (int i = 0; i < 100; ++i) {
+        std::string answer;
+        in(host(), [&] {
+            Attachment one = must(manager_->attach("wherry0", {.sandbox_id = "a"}));
+            answer = ask(one.netns, SOCK_DGRAM, "10.88.0.1", 7000, 900);
+            manager_->release(one.endpoint);
+        });
+        ASSERT_EQ(answer.substr(0, 5), "host ") << "round " << i;
+    }
 }
 
 TEST_F(NetworkTest, two_daemons_side_by_side) {

@@ -131,7 +131,7 @@ class Responder {
 };
 
 // What a Responder there says, or "refused", "timeout", or another errno's text.
-inline std::string ask(const Fd& from, int type, const std::string& address, std::uint16_t port, int timeout_ms = 300,
+inline std::string ask(const Fd& from, int type, const std::string& address, std::uint16_t port, int timeout_ms = 3000,
                        const std::string& source = {}) {
     Fd socket = socket_in(from, type | SOCK_NONBLOCK, is_ipv6(address));
     if (!source.empty()) {
