@@ -13,12 +13,18 @@ namespace {
 
 constexpr std::size_t input_bytes = 256U << 10U;
 
-std::unexpected<Error> corrupt(std::string what) { return fail(Code::invalid_argument, std::move(what)); }
+std::unexpected<Error> corrupt(std::string what) {
+    return fail(Code::invalid_argument, std::move(what));
+}
 
-bool starts_with(std::span<const std::byte> bytes, std::string_view magic) { return as_text(bytes).starts_with(magic); }
+bool starts_with(std::span<const std::byte> bytes, std::string_view magic) {
+    return as_text(bytes).starts_with(magic);
+}
 
 // SAFETY: ISA-L takes bytes as uint8_t.
-std::uint8_t* as_uint8(std::byte* bytes) { return reinterpret_cast<std::uint8_t*>(bytes); }
+std::uint8_t* as_uint8(std::byte* bytes) {
+    return reinterpret_cast<std::uint8_t*>(bytes);
+}
 
 }  // namespace
 
@@ -69,12 +75,15 @@ Result<> StreamDecoder::detect() {
         compression_ = Compression::gzip;
         gzip_ = std::make_unique<Gzip>();
         isal_inflate_init(&gzip_->state);
-    } else if (starts_with(input_, "\x28\xb5\x2f\xfd") || (input_.size() >= 4 && starts_with(input_.subspan(1), "\x2a\x4d\x18") &&
-                                                            (input_[0] & std::byte{0xf0}) == std::byte{0x50})) {
+    } else if (starts_with(input_, "\x28\xb5\x2f\xfd") ||
+               (input_.size() >= 4 && starts_with(input_.subspan(1), "\x2a\x4d\x18") &&
+                (input_[0] & std::byte{0xf0}) == std::byte{0x50})) {
         compression_ = Compression::zstd;
         zstd_ = std::make_unique<Zstd>();
         if (zstd_->stream == nullptr) return fail(Code::resource_exhausted, "zstd: no memory");
-    } else if (starts_with(input_, "BZh") || starts_with(input_, std::string_view("\xfd" "7zXZ\0", 6))) {
+    } else if (starts_with(input_, "BZh") || starts_with(input_, std::string_view("\xfd"
+                                                                                  "7zXZ\0",
+                                                                                  6))) {
         return corrupt(starts_with(input_, "B") ? "bzip2 compression is not supported: use gzip or zstd"
                                                 : "xz compression is not supported: use gzip or zstd");
     }
@@ -84,9 +93,12 @@ Result<> StreamDecoder::detect() {
 Result<std::size_t> StreamDecoder::read(std::span<std::byte> out) {
     if (!detected_) TRY(detect());
     switch (compression_) {
-        case Compression::gzip: return read_gzip(out);
-        case Compression::zstd: return read_zstd(out);
-        case Compression::none: break;
+        case Compression::gzip:
+            return read_gzip(out);
+        case Compression::zstd:
+            return read_zstd(out);
+        case Compression::none:
+            break;
     }
     if (input_.empty()) {  // straight into the caller's buffer
         if (source_ended_) return 0;
@@ -127,7 +139,8 @@ Result<std::size_t> StreamDecoder::read_gzip(std::span<std::byte> out) {
         }
         if (state.block_state == ISAL_BLOCK_FINISH) gzip_->between_members = true;
         if (made > 0) return made;
-        if (!gzip_->between_members && used == 0 && source_ended_ && input_.empty()) return corrupt("gzip: unexpected end of data");
+        if (!gzip_->between_members && used == 0 && source_ended_ && input_.empty())
+            return corrupt("gzip: unexpected end of data");
     }
 }
 
@@ -142,7 +155,8 @@ Result<std::size_t> StreamDecoder::read_zstd(std::span<std::byte> out) {
         zstd_->hint = status;
         input_ = input_.subspan(in.pos);
         if (made.pos > 0) return made.pos;
-        if (in.pos == 0 && input_.empty() && source_ended_ && status != 0) return corrupt("zstd: unexpected end of data");
+        if (in.pos == 0 && input_.empty() && source_ended_ && status != 0)
+            return corrupt("zstd: unexpected end of data");
     }
 }
 

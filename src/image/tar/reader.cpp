@@ -18,7 +18,9 @@ constexpr std::size_t max_extents = 1U << 20U;
 constexpr int max_special_entries = 16;  // headers in a row that only describe the next entry
 constexpr std::size_t max_sparse_map_bytes = 32U << 20U;
 
-std::unexpected<Error> broken(std::string what) { return fail(Code::invalid_argument, "invalid tar: " + std::move(what)); }
+std::unexpected<Error> broken(std::string what) {
+    return fail(Code::invalid_argument, "invalid tar: " + std::move(what));
+}
 
 // Field offsets of the ustar header (POSIX.1-2017, pax) and its relatives.
 struct Field {
@@ -50,7 +52,9 @@ constexpr std::size_t extension_flag_offset = 504;
 
 using Block = std::array<std::byte, block_bytes>;
 
-std::string_view field(const Block& block, Field where) { return as_text(block).substr(where.offset, where.size); }
+std::string_view field(const Block& block, Field where) {
+    return as_text(block).substr(where.offset, where.size);
+}
 
 std::string_view text_field(const Block& block, Field where) {
     std::string_view text = field(block, where);
@@ -95,7 +99,9 @@ Result<std::uint64_t> size_number(std::string_view text) {
     return static_cast<std::uint64_t>(value);
 }
 
-std::uint32_t low_bits(std::int64_t value) { return static_cast<std::uint32_t>(static_cast<std::uint64_t>(value)); }
+std::uint32_t low_bits(std::int64_t value) {
+    return static_cast<std::uint32_t>(static_cast<std::uint64_t>(value));
+}
 
 bool checksum_matches(const Block& block) {
     auto wanted = number(field(block, checksum_field));
@@ -162,7 +168,8 @@ Result<> check_extents(TarEntry& entry) {
     std::uint64_t end = 0;
     std::uint64_t stored = 0;
     for (const auto& extent : entry.extents) {
-        if (extent.offset < end || extent.length > entry.size_bytes || extent.offset > entry.size_bytes - extent.length) {
+        if (extent.offset < end || extent.length > entry.size_bytes ||
+            extent.offset > entry.size_bytes - extent.length) {
             return broken("sparse map is not ordered or leaves the file");
         }
         end = extent.offset + extent.length;
@@ -240,7 +247,8 @@ Result<> TarReader::Pax::set(std::string_view key, std::string_view value) {
         link = std::string(value);
     } else if (key == "size") {
         size = decimal<std::uint64_t>(value);
-        if (!size || *size > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) return broken("pax size");
+        if (!size || *size > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))
+            return broken("pax size");
     } else if (key == "uid" || key == "gid") {
         auto& id = key == "uid" ? uid : gid;
         id = decimal<std::int64_t>(value);
@@ -264,7 +272,8 @@ Result<> TarReader::Pax::parse(std::string_view text) {
     while (!text.empty()) {
         std::size_t blank = text.find(' ');
         auto length = decimal<std::size_t>(text.substr(0, blank));
-        if (blank == std::string_view::npos || !length || *length <= blank + 1 || *length > text.size() || text[*length - 1] != '\n') {
+        if (blank == std::string_view::npos || !length || *length <= blank + 1 || *length > text.size() ||
+            text[*length - 1] != '\n') {
             return broken("pax record");
         }
         std::string_view record = text.substr(blank + 1, *length - blank - 2);
@@ -321,7 +330,8 @@ Result<std::string> TarReader::read_special(std::uint64_t size) {
     std::string text;
     while (text.size() < size) {
         if (!TRY(fill())) return broken("unexpected end of archive");
-        auto piece = current_.first(static_cast<std::size_t>(std::min<std::uint64_t>(size - text.size(), current_.size())));
+        auto piece =
+            current_.first(static_cast<std::size_t>(std::min<std::uint64_t>(size - text.size(), current_.size())));
         TRY(observe(piece));
         text += as_text(piece);
         current_ = current_.subspan(piece.size());
@@ -449,13 +459,26 @@ Result<TarEntry> TarReader::decode(const Block& block, Pax& pax) {
         case 'S':
             entry.type = entry.path.ends_with('/') && flag != 'S' ? TarType::directory : TarType::regular;
             break;
-        case '1': entry.type = TarType::hard_link; break;
-        case '2': entry.type = TarType::symlink; break;
-        case '3': entry.type = TarType::character_device; break;
-        case '4': entry.type = TarType::block_device; break;
-        case '5': entry.type = TarType::directory; break;
-        case '6': entry.type = TarType::fifo; break;
-        default: return broken("entry of unsupported type " + std::to_string(static_cast<unsigned char>(flag)));
+        case '1':
+            entry.type = TarType::hard_link;
+            break;
+        case '2':
+            entry.type = TarType::symlink;
+            break;
+        case '3':
+            entry.type = TarType::character_device;
+            break;
+        case '4':
+            entry.type = TarType::block_device;
+            break;
+        case '5':
+            entry.type = TarType::directory;
+            break;
+        case '6':
+            entry.type = TarType::fifo;
+            break;
+        default:
+            return broken("entry of unsupported type " + std::to_string(static_cast<unsigned char>(flag)));
     }
     // What has no content by its kind has none, whatever the size says.
     bool has_content = flag == '\0' || flag == '0' || flag == '7' || flag == 'S';
@@ -503,7 +526,8 @@ Result<std::optional<TarEntry>> TarReader::next() {
             TRY(drain());
             return std::nullopt;
         }
-        if (!checksum_matches(block)) return broken(any_entry_ ? "header checksum" : "this does not look like a tar archive");
+        if (!checksum_matches(block))
+            return broken(any_entry_ ? "header checksum" : "this does not look like a tar archive");
         char flag = static_cast<char>(block[type_offset]);
         if (flag != 'x' && flag != 'X' && flag != 'g' && flag != 'L' && flag != 'K') {
             any_entry_ = true;

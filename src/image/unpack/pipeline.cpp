@@ -8,13 +8,16 @@ namespace {
 constexpr std::uint64_t progress_step_bytes = 4U << 20U;
 }
 
-StreamPipeline::StreamPipeline(StreamDecoder& decoder, std::uint64_t max_bytes, std::function<void(std::uint64_t)> progress)
+StreamPipeline::StreamPipeline(StreamDecoder& decoder, std::uint64_t max_bytes,
+                               std::function<void(std::uint64_t)> progress)
     : decoder_(decoder), max_bytes_(max_bytes), progress_(std::move(progress)) {
     reader_ = std::thread([this] { read_loop(); });
     hasher_ = std::thread([this] { hash_loop(); });
 }
 
-StreamPipeline::~StreamPipeline() { stop(); }
+StreamPipeline::~StreamPipeline() {
+    stop();
+}
 
 void StreamPipeline::stop() {
     {
@@ -48,7 +51,8 @@ void StreamPipeline::read_loop() {
         }
         total += slot->size;
         if (!error && total > max_bytes_) {
-            error = Error(Code::resource_exhausted, "stream is longer than " + std::to_string(max_bytes_) + " bytes once decompressed");
+            error = Error(Code::resource_exhausted,
+                          "stream is longer than " + std::to_string(max_bytes_) + " bytes once decompressed");
         }
         if (decoder_.consumed_bytes() - reported >= progress_step_bytes) {
             reported = decoder_.consumed_bytes();

@@ -28,7 +28,8 @@ Result<LayerInfo> unpack(UnpackLimits limits) {
         std::string line = "P " + std::to_string(bytes) + "\n";
         if (::write(report_fd, line.data(), line.size()) < 0) return;
     });
-    TarReader reader([&] { return pipeline.next(); }, [&](std::span<const std::byte> bytes) { return recipe.literal(bytes); });
+    TarReader reader([&] { return pipeline.next(); },
+                     [&](std::span<const std::byte> bytes) { return recipe.literal(bytes); });
     for (;;) {
         auto entry = TRY(reader.next());
         if (!entry) break;
@@ -37,7 +38,10 @@ Result<LayerInfo> unpack(UnpackLimits limits) {
     StreamPipeline::Summary stream = TRY(pipeline.finish());
     TRY(recipe.finish());
     Unpacker::Totals totals = TRY(unpacker.finish());
-    return LayerInfo{.diff_id = stream.digest, .tar_bytes = stream.bytes, .size_bytes = totals.size_bytes, .entries = totals.entries};
+    return LayerInfo{.diff_id = stream.digest,
+                     .tar_bytes = stream.bytes,
+                     .size_bytes = totals.size_bytes,
+                     .entries = totals.entries};
 }
 
 std::vector<std::string_view> split(std::string_view line, std::size_t parts) {
@@ -60,28 +64,29 @@ bool parse_number(std::string_view text, T& value) {
 
 std::string format_report(const Result<LayerInfo>& result) {
     if (result) {
-        return "ok " + result->diff_id + " " + std::to_string(result->tar_bytes) + " " + std::to_string(result->size_bytes) + " " +
-               std::to_string(result->entries) + "\n";
+        return "ok " + result->diff_id + " " + std::to_string(result->tar_bytes) + " " +
+               std::to_string(result->size_bytes) + " " + std::to_string(result->entries) + "\n";
     }
     std::string message = result.error().describe().substr(0, max_message_bytes);
     std::ranges::replace_if(message, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-    return "error " + std::to_string(static_cast<int>(result.error().code())) + " " + std::to_string(result.error().os_errno()) + " " +
-           message + "\n";
+    return "error " + std::to_string(static_cast<int>(result.error().code())) + " " +
+           std::to_string(result.error().os_errno()) + " " + message + "\n";
 }
 
 Result<LayerInfo> parse_report(std::string_view line) {
     auto words = split(line, 5);
     LayerInfo layer;
-    if (words[0] == "ok" && words.size() == 5 && is_sha256_digest(words[1]) && parse_number(words[2], layer.tar_bytes) &&
-        parse_number(words[3], layer.size_bytes) && parse_number(words[4], layer.entries)) {
+    if (words[0] == "ok" && words.size() == 5 && is_sha256_digest(words[1]) &&
+        parse_number(words[2], layer.tar_bytes) && parse_number(words[3], layer.size_bytes) &&
+        parse_number(words[4], layer.entries)) {
         layer.diff_id = words[1];
         return layer;
     }
     words = split(line, 4);
     int code = 0;
     int os_errno = 0;
-    if (words[0] == "error" && words.size() == 4 && parse_number(words[1], code) && parse_number(words[2], os_errno) && code >= 0 &&
-        code <= static_cast<int>(Code::internal) && os_errno >= 0) {
+    if (words[0] == "error" && words.size() == 4 && parse_number(words[1], code) && parse_number(words[2], os_errno) &&
+        code >= 0 && code <= static_cast<int>(Code::internal) && os_errno >= 0) {
         return fail(static_cast<Code>(code), std::string(words[3]), os_errno);
     }
     return fail(Code::internal, "wherry-unpack reported nonsense");

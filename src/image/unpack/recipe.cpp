@@ -21,7 +21,9 @@ constexpr std::size_t literal_bytes = 64U << 10U;
 constexpr std::size_t max_path_bytes = 64U << 10U;
 constexpr std::size_t max_extents = 1U << 20U;
 
-std::unexpected<Error> damaged() { return fail(Code::data_loss, "the layer's recipe is damaged"); }
+std::unexpected<Error> damaged() {
+    return fail(Code::data_loss, "the layer's recipe is damaged");
+}
 
 template <class T>
 void append(std::vector<std::byte>& out, T value) {
@@ -48,7 +50,9 @@ struct RecipeWriter::Compressor {
     ~Compressor() { ZSTD_freeCStream(stream); }
 };
 
-RecipeWriter::RecipeWriter(int fd) : fd_(fd), compressor_(std::make_unique<Compressor>()) { pending_.reserve(literal_bytes); }
+RecipeWriter::RecipeWriter(int fd) : fd_(fd), compressor_(std::make_unique<Compressor>()) {
+    pending_.reserve(literal_bytes);
+}
 
 RecipeWriter::~RecipeWriter() = default;
 
@@ -226,7 +230,8 @@ Result<std::deque<ReplaceOperation>> collect_replacements(int recipe) {
     }
 }
 
-Result<> copy_file(const FileOperation& file, int folder, const std::string& path, std::span<std::byte> buffer, const ByteSink& sink) {
+Result<> copy_file(const FileOperation& file, int folder, const std::string& path, std::span<std::byte> buffer,
+                   const ByteSink& sink) {
     auto opened = open_in_root(folder, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOATIME);
     if (!opened) return fail(Code::data_loss, "the layer has lost " + file.path + ": " + opened.error().describe());
     for (TarExtent extent : file.extents) {
@@ -272,7 +277,8 @@ Result<> replay_recipe(int recipe, int tree, int replaced, const ByteSink& sink)
         } else if (operation == 'F') {
             FileOperation file = TRY(read_file_operation(reader));
             // The first thing that later took this file or a folder above it away.
-            auto later = std::ranges::find_if(replacements, [&](const auto& r) { return is_at_or_below(file.path, r.path); });
+            auto later =
+                std::ranges::find_if(replacements, [&](const auto& r) { return is_at_or_below(file.path, r.path); });
             if (later == replacements.end()) {
                 TRY(copy_file(file, tree, file.path, buffer, sink));
             } else {

@@ -43,7 +43,9 @@ std::array<timespec, 2> times_of(std::int64_t seconds, std::uint32_t nanoseconds
     return {keep, modified};
 }
 
-bool is_whiteout(const struct stat& status) { return S_ISCHR(status.st_mode) && status.st_rdev == 0; }
+bool is_whiteout(const struct stat& status) {
+    return S_ISCHR(status.st_mode) && status.st_rdev == 0;
+}
 
 // File systems without extended attributes lose those that only inform; a lost capability would be a broken image.
 bool may_be_lost(std::string_view name, int error) {
@@ -97,7 +99,7 @@ Result<std::string> Unpacker::resolve(std::string_view path, Missing missing) co
             continue;
         }
         Fd folder = TRY(open_beneath(done, O_PATH | O_DIRECTORY));
-        struct stat status {};
+        struct stat status{};
         if (::fstatat(folder.get(), part.c_str(), &status, AT_SYMLINK_NOFOLLOW) < 0) {
             if (errno != ENOENT || missing == Missing::fail) return fail_errno("find " + join(done, part));
             if (::mkdirat(folder.get(), part.c_str(), 0755) < 0) return fail_errno("make folder " + join(done, part));
@@ -153,7 +155,7 @@ Result<> Unpacker::set_aside(const Folder& parent, const std::string& name, bool
 
 // What stands at `name` gives way to a new entry (nullptr: a link or special file). Folders stay for folders.
 Result<> Unpacker::make_way(const Folder& parent, const std::string& name, const TarEntry* entry) {
-    struct stat status {};
+    struct stat status{};
     if (::fstatat(parent.fd, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) < 0) {
         return errno == ENOENT ? Result<>() : fail_errno("find " + join(parent.path, name));
     }
@@ -177,14 +179,18 @@ Result<> Unpacker::apply(const TarEntry& entry, TarReader& reader) {
     }
     Plan plan = TRY(plan_entry(entry));
     switch (plan.kind) {
-        case PlanKind::ignore: return {};
-        case PlanKind::root: return directory_attributes(root_.get(), "", entry);
+        case PlanKind::ignore:
+            return {};
+        case PlanKind::root:
+            return directory_attributes(root_.get(), "", entry);
         case PlanKind::opaque: {
             Folder at = TRY(folder(plan.path, Missing::create), "opaque folder " + plan.path);
             return mark_opaque(at.path);
         }
-        case PlanKind::whiteout: return whiteout(plan);
-        case PlanKind::create: return create(plan, entry, reader);
+        case PlanKind::whiteout:
+            return whiteout(plan);
+        case PlanKind::create:
+            return create(plan, entry, reader);
     }
     return {};
 }
@@ -195,8 +201,9 @@ Result<> Unpacker::whiteout(const Plan& plan) {
     if (::mknodat(parent.fd, name.c_str(), S_IFCHR, makedev(0, 0)) == 0) return {};
     if (errno != EEXIST) return fail_errno("whiteout of " + plan.path);
     // A whiteout concerns lower layers only: what this layer itself brought stays, with nothing showing through.
-    struct stat status {};
-    if (::fstatat(parent.fd, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) < 0) return fail_errno("whiteout of " + plan.path);
+    struct stat status{};
+    if (::fstatat(parent.fd, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) < 0)
+        return fail_errno("whiteout of " + plan.path);
     if (S_ISDIR(status.st_mode)) TRY(mark_opaque(join(parent.path, name)));
     return {};
 }
@@ -206,18 +213,27 @@ Result<> Unpacker::create(const Plan& plan, const TarEntry& entry, TarReader& re
     Folder parent = TRY(folder(parent_of(plan.path), Missing::create), what);
     std::string name = base_of(plan.path);
     switch (entry.type) {
-        case TarType::regular: TRY(create_file(parent, name, entry, reader), what); break;
-        case TarType::directory: TRY(create_directory(parent, name, entry), what); break;
-        case TarType::hard_link: TRY(create_hard_link(parent, name, plan), what); break;
+        case TarType::regular:
+            TRY(create_file(parent, name, entry, reader), what);
+            break;
+        case TarType::directory:
+            TRY(create_directory(parent, name, entry), what);
+            break;
+        case TarType::hard_link:
+            TRY(create_hard_link(parent, name, plan), what);
+            break;
         case TarType::symlink:
         case TarType::character_device:
         case TarType::block_device:
-        case TarType::fifo: TRY(create_special(parent, name, plan, entry), what); break;
+        case TarType::fifo:
+            TRY(create_special(parent, name, plan, entry), what);
+            break;
     }
     return {};
 }
 
-Result<> Unpacker::create_file(const Folder& parent, const std::string& name, const TarEntry& entry, TarReader& reader) {
+Result<> Unpacker::create_file(const Folder& parent, const std::string& name, const TarEntry& entry,
+                               TarReader& reader) {
     constexpr int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     Fd file(::openat(parent.fd, name.c_str(), flags, entry.mode & 0777U));
     if (!file && errno == EEXIST) {
@@ -250,8 +266,10 @@ Result<> Unpacker::write_content(int file, const std::string& path, const TarEnt
         }
         while (!piece.empty()) {
             const TarExtent& at = entry.extents[extent];
-            auto part = piece.first(static_cast<std::size_t>(std::min<std::uint64_t>(piece.size(), at.length - within)));
-            ssize_t count = part.empty() ? 0 : ::pwrite(file, part.data(), part.size(), static_cast<off_t>(at.offset + within));
+            auto part =
+                piece.first(static_cast<std::size_t>(std::min<std::uint64_t>(piece.size(), at.length - within)));
+            ssize_t count =
+                part.empty() ? 0 : ::pwrite(file, part.data(), part.size(), static_cast<off_t>(at.offset + within));
             if (count < 0 && errno == EINTR) continue;
             if (count < 0) return fail_errno("write");
             within += static_cast<std::uint64_t>(count);
@@ -268,7 +286,8 @@ Result<> Unpacker::create_directory(const Folder& parent, const std::string& nam
     if (::mkdirat(parent.fd, name.c_str(), entry.mode & 01777U) < 0) {
         if (errno != EEXIST) return fail_errno("make folder");
         TRY(make_way(parent, name, &entry));
-        if (::mkdirat(parent.fd, name.c_str(), entry.mode & 01777U) < 0 && errno != EEXIST) return fail_errno("make folder");
+        if (::mkdirat(parent.fd, name.c_str(), entry.mode & 01777U) < 0 && errno != EEXIST)
+            return fail_errno("make folder");
     }
     Fd directory(::openat(parent.fd, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (!directory) return fail_errno("open folder");
@@ -290,7 +309,8 @@ Result<> Unpacker::directory_attributes(int directory, const std::string& path, 
     return {};
 }
 
-Result<> Unpacker::create_special(const Folder& parent, const std::string& name, const Plan& plan, const TarEntry& entry) {
+Result<> Unpacker::create_special(const Folder& parent, const std::string& name, const Plan& plan,
+                                  const TarEntry& entry) {
     auto make = [&] {
         if (entry.type == TarType::symlink) return ::symlinkat(entry.target.c_str(), parent.fd, name.c_str());
         mode_t kind = entry.type == TarType::fifo ? S_IFIFO : entry.type == TarType::block_device ? S_IFBLK : S_IFCHR;
@@ -302,15 +322,18 @@ Result<> Unpacker::create_special(const Folder& parent, const std::string& name,
         TRY(make_way(parent, name, nullptr));
         if (make() < 0) return fail_errno("create");
     }
-    if (::fchownat(parent.fd, name.c_str(), entry.uid, entry.gid, AT_SYMLINK_NOFOLLOW) < 0) return fail_errno("set owner");
-    if (entry.type != TarType::symlink && (entry.mode & 07000U) != 0 && ::fchmodat(parent.fd, name.c_str(), entry.mode, 0) < 0) {
+    if (::fchownat(parent.fd, name.c_str(), entry.uid, entry.gid, AT_SYMLINK_NOFOLLOW) < 0)
+        return fail_errno("set owner");
+    if (entry.type != TarType::symlink && (entry.mode & 07000U) != 0 &&
+        ::fchmodat(parent.fd, name.c_str(), entry.mode, 0) < 0) {
         return fail_errno("set mode");
     }
     if (!entry.xattrs.empty()) {
         // Only by name, and there is no /proc here to name a descriptor with. Nothing else uses the working directory.
         if (::fchdir(parent.fd) < 0) return fail_errno("enter folder");
         for (const auto& [key, value] : entry.xattrs) {
-            if (!accepts_xattr(key) || key.starts_with("user.")) continue;  // the kernel has user.* on files and folders only
+            if (!accepts_xattr(key) || key.starts_with("user."))
+                continue;  // the kernel has user.* on files and folders only
             if (::lsetxattr(name.c_str(), key.c_str(), value.data(), value.size(), 0) < 0 && !may_be_lost(key, errno)) {
                 return fail_errno("set " + key + " of " + plan.path);
             }
@@ -325,19 +348,22 @@ Result<> Unpacker::create_hard_link(const Folder& parent, const std::string& nam
     std::string target_folder = TRY(resolve(parent_of(plan.target), Missing::fail), "link to " + plan.target);
     Fd from = TRY(open_beneath(target_folder, O_PATH | O_DIRECTORY), "link to " + plan.target);
     std::string target = base_of(plan.target);
-    struct stat status {};
-    if (::fstatat(from.get(), target.c_str(), &status, AT_SYMLINK_NOFOLLOW) < 0) return fail_errno("link to " + plan.target);
+    struct stat status{};
+    if (::fstatat(from.get(), target.c_str(), &status, AT_SYMLINK_NOFOLLOW) < 0)
+        return fail_errno("link to " + plan.target);
     if (S_ISDIR(status.st_mode)) return fail(Code::invalid_argument, "hard link to a folder: " + plan.target);
     if (::linkat(from.get(), target.c_str(), parent.fd, name.c_str(), 0) == 0) return {};
     if (errno != EEXIST) return fail_errno("link to " + plan.target);
-    struct stat present {};
-    if (::fstatat(parent.fd, name.c_str(), &present, AT_SYMLINK_NOFOLLOW) < 0) return fail_errno("link to " + plan.target);
+    struct stat present{};
+    if (::fstatat(parent.fd, name.c_str(), &present, AT_SYMLINK_NOFOLLOW) < 0)
+        return fail_errno("link to " + plan.target);
     if (present.st_ino == status.st_ino && present.st_dev == status.st_dev) return {};  // it is that file already
     if (S_ISDIR(present.st_mode) && (join(target_folder, target) + "/").starts_with(join(parent.path, name) + "/")) {
         return fail(Code::invalid_argument, "hard link takes the place of a folder above its target: " + plan.target);
     }
     TRY(make_way(parent, name, nullptr));
-    if (::linkat(from.get(), target.c_str(), parent.fd, name.c_str(), 0) < 0) return fail_errno("link to " + plan.target);
+    if (::linkat(from.get(), target.c_str(), parent.fd, name.c_str(), 0) < 0)
+        return fail_errno("link to " + plan.target);
     return {};
 }
 
