@@ -42,7 +42,7 @@ void LayerOrigins::add(const std::string& diff_id, const LayerOrigin& origin) co
     if (origins.size() > max_origins) origins.resize(max_origins);
     json::array entries;
     for (const LayerOrigin& known : origins) {
-        json::object entry = to_json(known.blob);
+        json::object entry = encode(known.blob);
         entry["registry"] = known.registry;
         entry["repository"] = known.repository;
         entries.emplace_back(std::move(entry));

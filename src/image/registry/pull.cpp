@@ -305,7 +305,7 @@ Result<std::string> push_image(ImageStore& store, std::string_view image_id, con
         TRY(client->upload_blob(image.id, image.config_json.size(),
                                 [&]() -> Result<ByteSource> { return ByteSource::from_string(image.config_json); },
                                 {}));
-    std::string bytes = wherry::to_json(json::value(to_json(manifest)));
+    std::string bytes = wherry::to_json(json::value(encode(manifest)));
     TRY(client->put_manifest(reference.tag, manifest.media_type, bytes));
     std::string digest = sha256_digest(bytes);
     TRY(report({.id = reference.tag, .action = "digest: " + digest + " size: " + std::to_string(bytes.size())}));
