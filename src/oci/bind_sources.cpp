@@ -62,17 +62,18 @@ Result<> idmap(const PlannedMount& planned, const LinuxSpec& spec) {
 
 }  // namespace
 
-Result<> open_bind_sources(RootfsPlan& plan) {
+Result<> open_bind_sources(RootfsPlan& plan, BindSources which) {
     for (PlannedMount& planned : plan.mounts) {
         if (!planned.bind || planned.tree) continue;
         const Mount& mount = *planned.mount;
+        bool mapped = planned.options.idmap || !mount.uid_mappings.empty();
+        if (which == BindSources::idmapped && !mapped) continue;
         std::string source = mount.source.front() == '/' ? mount.source : plan.bundle + "/" + mount.source;
         auto tree =
             clone_tree(AT_FDCWD, source, planned.options.bind_recursive ? TreeDepth::recursive : TreeDepth::single);
         if (!tree) return fail_errno(tree.error().os_errno(), "mount " + mount.destination + ": source " + source);
         planned.tree = std::move(*tree);
-        if (planned.options.idmap || !mount.uid_mappings.empty())
-            TRY(idmap(planned, plan.spec->linux_spec), "mount " + mount.destination);
+        if (mapped) TRY(idmap(planned, plan.spec->linux_spec), "mount " + mount.destination);
     }
     return {};
 }

@@ -243,7 +243,7 @@ Result<> Container::Impl::bring_up(const CreateRequest& request, bool new_user_n
             case MessageKind::wants_hooks:
                 TRY(run_hooks(hooks.prestart, "prestart", hook_state("creating")));
                 TRY(run_hooks(hooks.create_runtime, "createRuntime", hook_state("creating")));
-                TRY(send_message(channel.get(), Message{.kind = MessageKind::proceed}));
+                TRY(send_message(channel.get(), Message{.kind = MessageKind::proceed, .pid = pid}));
                 break;
             case MessageKind::ready: {
                 std::int64_t begin = timeline.begin;
@@ -291,7 +291,7 @@ Result<Container> Container::create(CreateRequest request) {
         plan.rootfs.cgroups = TRY(cgroup_directories(request.cgroup));
         break;
     }
-    if (plan.rootfs.user_namespace) TRY(open_bind_sources(plan.rootfs));
+    TRY(open_bind_sources(plan.rootfs, plan.rootfs.user_namespace ? BindSources::all : BindSources::idmapped));
     if (request.cgroup != nullptr) plan.cgroup = TRY(request.cgroup->prepare_join(), "cgroup");
     if (!request.start_socket_path.empty()) plan.listener = TRY(listen_for_start(request.start_socket_path));
 

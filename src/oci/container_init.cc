@@ -97,6 +97,8 @@ extern "C" [[noreturn]] void container_init(Word* stack) {
     char** argv = reinterpret_cast<char**>(stack + 1);
     char** envp = argv + argc + 1;
     if (argc < 4) leave(2);
+    constexpr Word set_name = 15;  // PR_SET_NAME: run by descriptor, it would be called after the memfd
+    call(__NR_prctl, set_name, address("docker-init"));
     set_ignored(SIGTTIN, true);
     set_ignored(SIGTTOU, true);
     unsigned long all = ~0UL;

@@ -31,7 +31,7 @@ class Init {
 
   private:
     Result<> forget_foreign_descriptors();
-    Result<> wait_for(MessageKind kind, const char* what);
+    Result<std::int64_t> wait_for(MessageKind kind, const char* what);  // -> the message's pid
     Result<> enter_namespaces();
     Result<> become_root_of_user_namespace();
     Result<> time_namespace();
@@ -83,10 +83,10 @@ Result<> Init::forget_foreign_descriptors() {
     return {};
 }
 
-Result<> Init::wait_for(MessageKind kind, const char* what) {
+Result<std::int64_t> Init::wait_for(MessageKind kind, const char* what) {
     auto message = TRY(receive_message(reply_.get()));
     if (!message || message->kind != kind) return fail(Code::cancelled, std::string("parent gave up: ") + what);
-    return {};
+    return message->pid;
 }
 
 Result<> Init::become_root_of_user_namespace() {
@@ -198,14 +198,14 @@ Result<> Init::file_system() {
     timeline().devices_done = monotonic_ns();
     TRY(rootfs_.write_sysctls());
     const Hooks& hooks = spec().hooks;
-    if (!hooks.prestart.empty() || !hooks.create_runtime.empty()) {
+    if (!hooks.prestart.empty() || !hooks.create_runtime.empty() || !hooks.create_container.empty()) {
         Message message;
         message.kind = MessageKind::wants_hooks;
         TRY(send_message(reply_.get(), message));
-        TRY(wait_for(MessageKind::proceed, "hooks"));
+        // The answer tells which process this is outside: its own pid namespace says 1.
+        std::int64_t pid = TRY(wait_for(MessageKind::proceed, "hooks"));
+        TRY(run_hooks(hooks.create_container, "createContainer", hook_state("creating", pid)));
     }
-    if (!hooks.create_container.empty())
-        TRY(run_hooks(hooks.create_container, "createContainer", hook_state("creating", ::getpid())));
     TRY(rootfs_.protect());
     timeline().masks_done = monotonic_ns();
     TRY(rootfs_.pivot());

@@ -140,7 +140,7 @@ Result<> Rootfs::detach_from_host() {
     unsigned long flags = propagation_flags(plan_.spec->linux_spec.rootfs_propagation);
     if (flags == 0) flags = MS_SLAVE | MS_REC;
     if (::mount(nullptr, "/", nullptr, flags, nullptr) < 0) return fail_errno("propagation of the new mount namespace");
-    if (!plan_.user_namespace) TRY(open_bind_sources(plan_));
+    if (!plan_.user_namespace) TRY(open_bind_sources(plan_, BindSources::all));
     old_root_ = TRY(open_file("/", O_PATH | O_DIRECTORY));
     null_device_ = TRY(open_null_device());
     return {};

@@ -46,8 +46,10 @@ struct RootfsPlan {
 };
 
 Result<RootfsPlan> plan_rootfs(const Spec& spec, const std::string& bundle, const OverlayRoot* overlay);
-// Opens the bind sources and idmaps them, with the rights of the caller.
-Result<> open_bind_sources(RootfsPlan& plan);
+// Opens the bind sources and idmaps them, with the rights of the caller. Idmapped ones are the parent's business: that
+// takes a helper process found by its pid in /proc, which the child in its new pid namespace could not.
+enum class BindSources : unsigned char { all, idmapped };
+Result<> open_bind_sources(RootfsPlan& plan, BindSources which);
 
 struct Terminal {
     Fd master;
