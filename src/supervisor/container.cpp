@@ -95,6 +95,7 @@ Result<> SupervisedContainer::set_up(CreateRequest& request, int netns) {
         create.overlay = std::move(overlay);
     }
     if (netns >= 0) create.namespaces.push_back({"network", netns});
+    has_poststop_hooks_ = !create.spec.hooks.poststop.empty();
     bool terminal = create.spec.process && create.spec.process->terminal;
     if (terminal && create.spec.process->console_size) {
         create.rows = create.spec.process->console_size->height;
@@ -376,7 +377,9 @@ void SupervisedContainer::first_process_ended(int wait_status) {
 void SupervisedContainer::finish_first(ExitStatus status) {
     if (!exit_record_path_.empty()) {
         ExitRecord record{id_, first_->pid, first_->started_at, status};
-        auto written = write_file_atomic(exit_record_path_, to_json(to_json_object(record)), 0600, Durability::data);
+        // Not synced to the disk: that takes as long as the whole start did (docs/decisions). It survives every
+        // process.
+        auto written = write_file_atomic(exit_record_path_, to_json(to_json_object(record)), 0600, Durability::none);
         if (!written) log_error("container.exit_record_failed", {{"id", id_}, {"error", written.error()}});
     }
     first_->announce_exit(status);
@@ -409,8 +412,8 @@ void SupervisedContainer::remove_cgroup() {
 }
 
 void SupervisedContainer::prepare_removal() {
-    if (!container_) return;
-    if (auto hooks = container_->run_poststop_hooks(); !hooks)
+    if (!container_ || !has_poststop_hooks_) return;
+    if (auto hooks = oci::run_poststop_hooks(container_->state()); !hooks)
         log_warn("container.poststop_failed", {{"id", id_}, {"error", hooks.error()}});
 }
 

@@ -94,6 +94,7 @@ class SupervisedContainer {
     std::unique_ptr<SupervisedProcess> first_;
     std::map<std::string, Exec> execs_;
     std::uint64_t next_exec_order_ = 0;
+    bool has_poststop_hooks_ = false;
     bool started_ = false;
     bool paused_ = false;
 };

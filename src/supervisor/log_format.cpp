@@ -282,7 +282,7 @@ bool is_utf8(std::string_view text) {
     return true;
 }
 
-void append_json_entry(std::string& out, LogStream stream, std::string_view data, WallTime time,
+void append_json_entry(std::string& out, LogStream stream, std::string_view data, std::string_view time_text,
                        std::string_view attributes) {
     out += "{\"log\":";
     bool exact = append_json_string(out, data);
@@ -299,7 +299,7 @@ void append_json_entry(std::string& out, LogStream stream, std::string_view data
         out += attributes;
     }
     out += ",\"time\":\"";
-    out += format_rfc3339_short(time);
+    out += time_text;
     out += "\"}\n";
 }
 

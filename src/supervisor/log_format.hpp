@@ -22,8 +22,9 @@ inline constexpr std::string_view local_log_magic = "wherrlg1";
 // A record or line longer than this is damage, not a log.
 inline constexpr std::size_t max_log_record_bytes = 1U << 20U;
 
-// Appends one entry. `attributes` is a JSON object or empty (json-file only: local has them in its header).
-void append_json_entry(std::string& out, LogStream stream, std::string_view data, WallTime time,
+// Appends one entry. `time_text` is RFC 3339; `attributes` is a JSON object or empty (json-file only: local has them in
+// its header).
+void append_json_entry(std::string& out, LogStream stream, std::string_view data, std::string_view time_text,
                        std::string_view attributes);
 void append_local_entry(std::string& out, LogStream stream, std::string_view data, WallTime time);
 std::string local_log_header(std::string_view attributes);

@@ -169,7 +169,11 @@ void LogWriter::add_entry(std::string& batch, StreamOffsets& batch_bytes, LogStr
     if (options_.driver == LogDriver::local) {
         append_local_entry(batch, stream, data, now);
     } else {
-        append_json_entry(batch, stream, data, now, attributes_);
+        if (now != last_time_ || last_time_text_.empty()) {
+            last_time_ = now;
+            last_time_text_ = format_rfc3339_short(now);
+        }
+        append_json_entry(batch, stream, data, last_time_text_, attributes_);
     }
     batch_bytes[index_of(stream)] += data.size();
     ++batch_entries_;

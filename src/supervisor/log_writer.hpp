@@ -96,6 +96,8 @@ class LogWriter {
 
     LogOptions options_;
     std::string attributes_;
+    WallTime last_time_{};  // of the last entry, and its text: one read gives many entries
+    std::string last_time_text_;
     std::shared_ptr<LogFile> file_;
     ino_t inode_ = 0;
     std::uint64_t generation_ = 0;

@@ -1,6 +1,7 @@
 #include "supervisor/shim.hpp"
 
 #include <fcntl.h>
+#include <link.h>
 #include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -11,6 +12,7 @@
 
 #include <charconv>
 #include <csignal>
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -93,6 +95,25 @@ Result<std::span<char>> map_scratch() {
     return std::span<char>(static_cast<char*>(memory), scratch_bytes);
 }
 
+// Takes the pages of the program itself out of this process's memory: they stay in the page cache and come back when
+// they are touched. Hundreds of idle shims then hold next to nothing.
+void forget_program_pages() {
+    ::dl_iterate_phdr(
+        [](dl_phdr_info* info, std::size_t, void*) {
+            for (const ElfW(Phdr) & segment : std::span(info->dlpi_phdr, info->dlpi_phnum)) {
+                // Only what is never written: dropping a changed private page would lose the change.
+                if (segment.p_type != PT_LOAD || (segment.p_flags & PF_W) != 0) continue;
+                constexpr std::uintptr_t page = 4096;
+                std::uintptr_t begin = (info->dlpi_addr + segment.p_vaddr + page - 1) & ~(page - 1);
+                std::uintptr_t end = (info->dlpi_addr + segment.p_vaddr + segment.p_memsz) & ~(page - 1);
+                // SAFETY: whole pages of a read-only file mapping; the kernel reads them again from the file.
+                if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+            }
+            return 0;
+        },
+        nullptr);
+}
+
 Result<> serve(const Arguments& arguments, std::string_view software) {
     // Not fatal where it fails: it may have the session already, and an OOM score can only be lowered by some.
     ::setsid();
@@ -127,6 +148,7 @@ Result<> serve(const Arguments& arguments, std::string_view software) {
     loop->set_idle_callback(idle_delay, [scratch] {
         ::madvise(scratch.data(), scratch.size(), MADV_DONTNEED);
         ::malloc_trim(0);
+        forget_program_pages();
     });
     loop->run();
     return {};

@@ -54,7 +54,8 @@ class Connection:
         frame = struct.pack(">I", len(payload)) + payload
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         sent = self.sock.sendmsg([frame], ancillary)
-        self.sock.sendall(frame[sent:])
+        if sent < len(frame):
+            self.sock.sendall(frame[sent:])
         self.next_id += 1
         return message["id"]
 
