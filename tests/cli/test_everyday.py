@@ -1,0 +1,16 @@
+"""The everyday verbs with wherry itself."""
+
+import pytest
+
+from support.binaries import binary
+from support.everyday import *  # noqa: F401,F403 - the tests
+
+
+@pytest.fixture
+def use(daemon):
+    return daemon.wherry
+
+
+@pytest.fixture
+def command(daemon):
+    return [binary("wherry")], daemon.client_environment()
