@@ -51,6 +51,16 @@ def test_everything_a_layer_may_hold(store):
     assert (root / "ünï\x01cödé").read_bytes() == b"names are bytes"
 
 
+def test_access_control_lists(store):
+    acl = "user::rw-,user:lisa:rw-:502,user:501:r--,group::r--,mask::rw-,other::---"
+    store.imported(tar(folder("d", pax_headers={"SCHILY.acl.default": "user::rwx\ngroup::r-x\nother::---"}),
+                       entry("f", mode=0o660, pax_headers={"SCHILY.acl.access": acl}), entry("g", pax_headers={"SCHILY.acl.access": "user:by-name:rw-"})))
+    words = struct.unpack("<I" + "HHI" * 6, os.getxattr(store.only_tree() / "f", "system.posix_acl_access"))
+    nobody = 0xFFFFFFFF
+    assert words == (2, 1, 6, nobody, 2, 4, 501, 2, 6, 502, 4, 4, nobody, 16, 6, nobody, 32, 0, nobody)
+    assert len(os.getxattr(store.only_tree() / "d", "system.posix_acl_default")) == 4 + 3 * 8
+
+
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_formats(store, format):
     name = "d/" + "x" * 90 + "/" + "y" * 90

@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <memory>
+#include <thread>
 
 #include "base/digest.hpp"
 #include "base/id.hpp"
@@ -33,6 +35,20 @@ Result<std::vector<std::string>> names_in(const std::string& folder) {
         if (name != "." && name != "..") names.push_back(std::move(name));
     }
     return names;
+}
+
+// Deletes a tree that was set aside. A child of a daemon that was killed may still be writing into it for a moment.
+void bury(const std::string& path) {
+    constexpr int attempts = 20;
+    for (int attempt = 1;; ++attempt) {
+        auto removed = remove_tree(path);
+        if (removed) return;
+        if (attempt == attempts) {
+            log_warn("trash.remove", {{"path", path}, {"error", removed.error()}});
+            return;
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
 }
 
 // Marks what the child noted as opaque: it has no right to set trusted attributes. Returns whether the root is among
@@ -87,7 +103,7 @@ Result<> OverlayLayerStore::start() {
     boot_id_.resize(std::min<std::size_t>(boot_id_.size(), 36));
     for (const auto& name : TRY(names_in(options_.data_root + "/trash"))) {
         std::string path = options_.data_root + "/trash/" + name;
-        background_.submit([path] { (void)remove_tree(path); });
+        background_.submit([path] { bury(path); });
     }
     return read_layers();
 }
@@ -132,14 +148,11 @@ void OverlayLayerStore::set_aside(const std::string& path) {
         if (errno != ENOENT) log_warn("layer.set_aside", {{"path", path}, {"errno", errno}});
         return;
     }
-    background_.submit([grave] {
-        if (auto removed = remove_tree(grave); !removed)
-            log_warn("trash.remove", {{"path", grave}, {"error", removed.error()}});
-    });
+    background_.submit([grave] { bury(grave); });
 }
 
-// A layer serves as soon as it is whole; that it survives a power cut is made sure of in the background (decision
-// 0020).
+// A layer serves as soon as it is whole; that it survives a power cut is made sure of in the background
+// (docs/decisions/0032).
 void OverlayLayerStore::sync_later(const std::string& diff_id) {
     std::string folder = layer_folder(diff_id);
     background_.submit([folder] {

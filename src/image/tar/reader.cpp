@@ -7,6 +7,7 @@
 
 #include "base/encoding.hpp"
 #include "image/bytes.hpp"
+#include "image/tar/acl.hpp"
 
 namespace wherry::image {
 
@@ -255,6 +256,11 @@ Result<> TarReader::Pax::set(std::string_view key, std::string_view value) {
         if (!id) return broken("pax uid or gid");
     } else if (key == "mtime") {
         mtime = TRY(pax_time(value));
+    } else if (key == "SCHILY.acl.access" || key == "SCHILY.acl.default") {
+        auto acl = encode_acl(value);
+        if (acl)
+            xattrs[key == "SCHILY.acl.access" ? "system.posix_acl_access" : "system.posix_acl_default"] =
+                std::move(*acl);
     } else if (key.starts_with("SCHILY.xattr.")) {
         xattrs[std::string(key.substr(13))] = value;
     } else if (key.starts_with("LIBARCHIVE.xattr.")) {

@@ -1,7 +1,7 @@
-// A streaming reader of tar archives: v7, ustar, pax, GNU (long names, base-256 numbers) and star, sparse files in GNU's
-// four encodings. It keeps names and attributes as bytes, bounds everything a stream may claim, and never allocates by a
-// claimed size. Where formats leave room it reads as Go's archive/tar does, because that is what Docker reads with:
-// two readers that disagree about an archive are a way to smuggle files.
+// A streaming reader of tar archives: v7, ustar, pax, GNU (long names, base-256 numbers) and star, sparse files in
+// GNU's four encodings. It keeps names and attributes as bytes, bounds everything a stream may claim, and never
+// allocates by a claimed size. Where formats leave room it reads as Go's archive/tar does, because that is what Docker
+// reads with: two readers that disagree about an archive are a way to smuggle files.
 //
 //     TarReader reader(chunks);
 //     while (auto entry = TRY(reader.next())) {
@@ -34,8 +34,8 @@ struct TarExtent {
 
 struct TarEntry {
     TarType type = TarType::regular;
-    std::string path;    // as the archive has it: may be absolute, hold ".." or anything but a zero byte
-    std::string target;  // of links
+    std::string path;        // as the archive has it: may be absolute, hold ".." or anything but a zero byte
+    std::string target;      // of links
     std::uint32_t mode = 0;  // permission bits, setuid, setgid, sticky
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
@@ -59,8 +59,8 @@ class TarReader {
   public:
     explicit TarReader(ChunkReader chunks, RawObserver raw = {}) : chunks_(std::move(chunks)), raw_(std::move(raw)) {}
 
-    // Skips what is left of the present entry. nullopt at the archive's end (then the rest of the stream was read, too).
-    // invalid_argument: not a tar archive, or a broken one.
+    // Skips what is left of the present entry. nullopt at the archive's end (then the rest of the stream was read,
+    // too). invalid_argument: not a tar archive, or a broken one.
     Result<std::optional<TarEntry>> next();
     // The next piece of the entry's stored content; empty when there is no more. Valid until the next call.
     Result<std::span<const std::byte>> data();
