@@ -15,6 +15,7 @@ namespace wherry::oci {
 enum class MessageKind : std::uint32_t {
     // child -> parent
     terminal,     // carries the terminal's master
+    spawned,      // of exec's helper: the process, with its pidfd
     wants_hooks,  // namespaces are there, mounts done: run prestart and createRuntime hooks
     ready,        // waits for start
     failed,

@@ -1,5 +1,13 @@
-// Adding a process to a running container: one clone3 straight into its pid namespace and cgroup, one setns of the
-// container's pidfd for all other namespaces, then what every process goes through (process_setup.hpp).
+// Adding a process to a running container. What the container can see of it is one of its own from birth on:
+//
+//   1. A helper is cloned outside of the container's pid namespace, in its cgroup. It closes what is not needed, joins
+//   all
+//      namespaces by one setns of the container's pidfd (the pid namespace counts for its children only), and takes on
+//      user, capabilities, seccomp, directory and descriptors of the new process.
+//   2. The helper clones the process itself as a sibling (CLONE_PARENT), inside the pid namespace, and ends. That one
+//   has
+//      nothing left to lose when the container's processes look into it (CVE-2016-9962), not even to those with
+//      CAP_SYS_PTRACE. It becomes the program.
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/magic.h>
@@ -7,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -48,6 +57,7 @@ class Exec {
     Result<> forget_foreign_descriptors();
     Result<> enter();
     Result<> open_terminal();
+    Result<> clone_sibling();
 
     ExecPlan& plan_;
     ProcessSetup setup_;
@@ -56,7 +66,6 @@ class Exec {
 };
 
 Result<> Exec::forget_foreign_descriptors() {
-    // First of all: from the clone on this process can be seen by the container's.
     std::vector<int> keep{0, 1, 2, plan_.channel.get(), plan_.pidfd};
     if (plan_.cgroup) {
         keep.insert(keep.end(), plan_.cgroup->task_files().begin(), plan_.cgroup->task_files().end());
@@ -94,9 +103,23 @@ Result<> Exec::enter() {
         if (::setgroups(0, nullptr) < 0 && errno != EPERM) return fail_errno("groups of the user namespace");
         if (::setresuid(0, 0, 0) < 0 && errno != EINVAL) return fail_errno("uid 0 of the user namespace");
     }
-    if (::setsid() < 0) return fail_errno("setsid");
     plan_.timeline.namespaces_joined = monotonic_ns();
     return {};
+}
+
+// In the parent of both this returns not at all: it tells the caller and ends.
+Result<> Exec::clone_sibling() {
+    int pidfd = -1;
+    // SAFETY: without CLONE_VM and a stack this is fork; the kernel writes the pidfd. clone, not clone3: Docker's
+    // seccomp profile, which is in force by now, refuses the latter.
+    long pid = ::syscall(SYS_clone, CLONE_PARENT | CLONE_PIDFD, nullptr, &pidfd, nullptr, nullptr);
+    if (pid < 0) return fail_errno("clone");
+    if (pid == 0) return {};
+    Message message;
+    message.kind = MessageKind::spawned;
+    message.pid = pid;
+    auto told = send_message(reply_.get(), message, pidfd);
+    ::_exit(told ? 0 : 1);
 }
 
 // The container's own devpts, proven to be one: its files are the container's to change.
@@ -149,6 +172,9 @@ Result<> Exec::run() {
     plan_.timeline.confined = monotonic_ns();
     ready.timeline = plan_.timeline;
     TRY(send_message(reply_.get(), ready));
+    TRY(clone_sibling());
+    if (::setsid() < 0) return fail_errno("setsid");
+    if (plan_.process.process.terminal) TRY(setup_.take_terminal());
     return setup_.execute();
 }
 
@@ -189,12 +215,8 @@ Result<ExecProcess> Container::exec(ExecRequest request) {
 
     SpawnRequest spawn_request;
     for (const std::string& kind : impl_->namespaces) {
-        if (kind == "pid") {
-            spawn_request.pid_namespace = impl_->pidfd.get();
-        } else {
-            plan.namespaces |= flag_of(kind);
-            plan.user_namespace = plan.user_namespace || kind == "user";
-        }
+        plan.namespaces |= flag_of(kind);
+        plan.user_namespace = plan.user_namespace || kind == "user";
     }
     if (plan.cgroup && plan.cgroup->unified_directory() >= 0) {
         spawn_request.cgroup = plan.cgroup->unified_directory();
@@ -202,16 +224,16 @@ Result<ExecProcess> Container::exec(ExecRequest request) {
     }
     auto [ours, theirs] = TRY(make_socket_pair(SOCK_SEQPACKET));
     plan.channel = std::move(theirs);
-    Spawned child = TRY(spawn(spawn_request, run_exec, &plan), "exec");
+    Spawned helper = TRY(spawn(spawn_request, run_exec, &plan), "exec");
     plan.channel.reset();
 
     ExecProcess process;
     auto outcome = [&]() -> Result<> {
-        bool ready = false;
         for (;;) {
             auto message = TRY(receive_message(ours.get()));
             if (!message) {
-                if (ready) return {};
+                // Both ends of the others are closed: the helper has ended, the process has become its program.
+                if (process.pidfd) return {};
                 return fail(Code::internal, "the process ended while it was being set up");
             }
             switch (message->kind) {
@@ -221,8 +243,11 @@ Result<ExecProcess> Container::exec(ExecRequest request) {
                     process.terminal = std::move(message->descriptor);
                     break;
                 case MessageKind::ready:
-                    ready = true;
                     process.timeline = message->timeline;
+                    break;
+                case MessageKind::spawned:
+                    process.pid = static_cast<pid_t>(message->pid);
+                    process.pidfd = std::move(message->descriptor);
                     break;
                 default:
                     return fail(Code::internal, "unexpected message of the process");
@@ -230,13 +255,19 @@ Result<ExecProcess> Container::exec(ExecRequest request) {
         }
     }();
     if (!outcome) {
-        kill_and_reap(child);
+        kill_and_reap(helper);
+        // The process may have failed before the helper could tell of it.
+        while (!process.pidfd) {
+            auto message = receive_message(ours.get());
+            if (!message || !*message) break;
+            if ((*message)->kind == MessageKind::spawned) process.pidfd = std::move((*message)->descriptor);
+        }
+        if (process.pidfd) kill_and_reap(Spawned{process.pid, std::move(process.pidfd)});
         return std::unexpected<Error>(std::move(outcome).error());
     }
+    TRY(wait_exit(helper.pidfd.get()), "exec helper");
     process.timeline.begin = begin;
     process.timeline.executed = monotonic_ns();
-    process.pid = child.pid;
-    process.pidfd = std::move(child.pidfd);
     return process;
 }
 

@@ -220,6 +220,7 @@ Result<> Init::prepare() {
     Message ready;
     ready.user = TRY(setup_.resolve());
     TRY(setup_.attach_stdio(slave_ ? slave_.get() : -1));
+    if (slave_) TRY(setup_.take_terminal());
     if (master_) {
         Message terminal;
         terminal.kind = MessageKind::terminal;

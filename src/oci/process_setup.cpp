@@ -267,10 +267,12 @@ Result<> ProcessSetup::attach_stdio(int terminal_slave) {
                 return fail_errno("owner of a standard stream");
         }
     }
-    if (terminal_slave >= 0) {
-        // SAFETY: TIOCSCTTY takes an int; TIOCSWINSZ a winsize.
-        if (::ioctl(0, TIOCSCTTY, 0) < 0) return fail_errno("controlling terminal");
-    }
+    return {};
+}
+
+Result<> ProcessSetup::take_terminal() {
+    // SAFETY: TIOCSCTTY takes an int.
+    if (::ioctl(0, TIOCSCTTY, 0) < 0) return fail_errno("controlling terminal");
     return {};
 }
 

@@ -47,6 +47,7 @@ class ProcessSetup {
     // In the container's root: user and groups from its files.
     Result<ResolvedUser> resolve();
     Result<> attach_stdio(int terminal_slave);  // -1: the plan's descriptors
+    Result<> take_terminal();                   // stdin as the controlling terminal of this (new) session
     // Everything up to execve; afterwards the process has the container's rights and no descriptor but its own and
     // `keep` (-1: none), which must be above the numbers of the plan's.
     Result<> confine(std::span<const int> keep);
