@@ -13,13 +13,23 @@ Result<DetachKeys> detach_keys(Session& session, const ParsedOptions& options) {
 }
 
 Result<AttachedTerminal> AttachedTerminal::prepare(const AttachPlan& plan) {
-    AttachedTerminal terminal;
     if (plan.terminal && plan.input && ::isatty(STDIN_FILENO) != 1)
         return fail(Code::invalid_argument, "the input device is not a TTY");
-    bool needs_signals = plan.terminal || plan.proxy_signals;
-    if (needs_signals) terminal.signals_.emplace(TRY(SignalInbox::open(plan.proxy_signals)));
+    AttachedTerminal terminal;
     terminal.wants_raw_ = plan.terminal && plan.input;
+    terminal.wants_resizes_ = plan.terminal;
+    terminal.wants_signals_ = plan.proxy_signals;
     return terminal;
+}
+
+Result<> AttachedTerminal::catch_signals() {
+    if (!signals_ && (wants_resizes_ || wants_signals_)) signals_.emplace(TRY(SignalInbox::open(wants_signals_)));
+    return {};
+}
+
+void AttachedTerminal::restore() {
+    raw_.reset();
+    signals_.reset();
 }
 
 Result<> AttachedTerminal::enter_raw_mode() {
@@ -44,7 +54,7 @@ Result<PumpEnd> pump_attached(Session& session, http::ClientResponse& response, 
     PumpOptions options;
     options.terminal = plan.terminal;
     options.input = plan.input;
-    options.can_poll = !session.host().starts_with("tcp://") && !session.host().starts_with("https://");
+    options.can_poll = !session.encrypted();
     options.detach_keys = plan.detach_keys;
     if (plan.terminal) options.on_resize = resize;
     options.on_signal = [&](int number) {

@@ -34,21 +34,25 @@ struct DetachKeys {
 };
 Result<DetachKeys> detach_keys(Session& session, const ParsedOptions& options);
 
-// The user's terminal set up for a plan (raw mode, signals), to be made before anything is started, so that no signal
-// is lost; it is restored when this goes.
+// The user's terminal set up for a plan: signals caught, raw mode. Undone by restore() or when this goes.
 class AttachedTerminal {
   public:
-    // Fails with "the input device is not a TTY" where the plan needs one.
+    // Fails with "the input device is not a TTY" where the plan needs one. Changes nothing yet.
     static Result<AttachedTerminal> prepare(const AttachPlan& plan);
+    // From here on signals are for the container; to be called before it is started, so that none is lost.
+    Result<> catch_signals();
     // Raw mode from here on (only with a terminal and input).
     Result<> enter_raw_mode();
     SignalInbox* signals() { return signals_ ? &*signals_ : nullptr; }
-    void restore() { raw_.reset(); }
+    // The terminal as it was, and signals are ours again.
+    void restore();
 
   private:
     std::optional<SignalInbox> signals_;
     std::unique_ptr<RawMode> raw_;
     bool wants_raw_ = false;
+    bool wants_resizes_ = false;
+    bool wants_signals_ = false;
 };
 
 // Moves bytes until the end or detachment. With a terminal the container's is resized to ours first.

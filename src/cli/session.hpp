@@ -26,6 +26,7 @@ class Session {
 
     const std::string& program() const { return program_; }  // "wherry"
     const std::string& host() const { return connection_.host; }
+    bool encrypted() const { return connection_.tls.has_value() || connection_.host.starts_with("https://"); }
     // A session of its own with the same daemon, for another thread.
     Session sibling() const { return {program_, connection_}; }
 

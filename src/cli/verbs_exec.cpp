@@ -91,6 +91,7 @@ Result<int> exec(Session& session, const Invocation& invocation) {
         int code = start_failure_code(stream.error());
         return code == 125 ? 1 : code;
     }
+    TRY(screen->catch_signals());
     TRY(screen->enter_raw_mode());
     PumpEnd end = TRY(pump_attached(session, *stream, plan, *screen));
     screen->restore();

@@ -73,6 +73,7 @@ Result<int> attach_and_wait(Session& session, const std::string& name, AttachPla
     plan.signal = [&session, id](std::string_view signal) { signal_container(session, id, signal); };
     plan.detach_keys = keys.bytes;
     AttachedTerminal terminal = TRY(AttachedTerminal::prepare(plan));
+    TRY(terminal.catch_signals());
     QueryText query;
     query.add("stream", "1").add_flag("stdin", input).add("stdout", "1").add("stderr", "1");
     if (!keys.text.empty()) query.add("detachKeys", keys.text);
@@ -97,6 +98,8 @@ Result<int> attach_and_wait(Session& session, const std::string& name, AttachPla
         stream.emplace(TRY(open_stream(session, "/containers/" + id + "/attach" + query.text())));
     }
     TRY(terminal.enter_raw_mode());
+    // Another size for a moment makes programs on the terminal draw themselves anew.
+    if (auto size = window_size(); size && plan.terminal && !start) plan.resize({size->rows + 1, size->columns + 1});
     PumpEnd end = TRY(pump_attached(session, *stream, plan, terminal));
     terminal.restore();
     if (end == PumpEnd::detached) {

@@ -144,6 +144,7 @@ class Runner {
                 request_.body["HostConfig"].as_object()["ConsoleSize"] = json::array{size->rows, size->columns};
         timings_.begin("create");
         id_ = TRY(create_container(session_, invocation_, request_));
+        if (terminal_) TRY(terminal_->catch_signals());
         return detached ? run_detached() : run_attached();
     }
 
