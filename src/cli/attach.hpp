@@ -22,8 +22,8 @@ struct AttachPlan {
     bool input = false;
     bool proxy_signals = true;
     std::string detach_keys;                            // bytes
-    std::function<void(WindowSize)> resize = {};        // of the container's terminal
-    std::function<void(std::string_view)> signal = {};  // a proxied signal's name
+    std::function<void(WindowSize)> resize;        // of the container's terminal
+    std::function<void(std::string_view)> signal;  // a proxied signal's name
 };
 
 // --detach-keys, or detachKeys of the configuration, or Docker's default: bytes, and the text to hand to the daemon

@@ -36,7 +36,7 @@ struct Command {
     bool quiet_failure_hint = true;  // false: failures end with "Run '… --help' for more information"
     Result<int> (*run)(Session& session, const Invocation& invocation) = nullptr;
     bool hidden = false;
-    std::string_view details = {};  // more than one line for --help, where the summary is not enough
+    std::string_view details;  // more than one line for --help, where the summary is not enough
 };
 
 // Sorted by first name.

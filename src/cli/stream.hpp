@@ -34,8 +34,8 @@ struct PumpOptions {
     bool input = false;       // send our stdin
     bool can_poll = true;     // the connection is a plain socket (not TLS)
     std::string detach_keys;  // bytes; looked for only with `terminal`
-    std::function<void()> on_resize = {};
-    std::function<void(int signal)> on_signal = {};
+    std::function<void()> on_resize;
+    std::function<void(int signal)> on_signal;
 };
 enum class PumpEnd : unsigned char { finished, detached };
 

@@ -11,9 +11,9 @@
 namespace wherry::cli::template_detail {
 
 struct Value {
-    boost::json::value json = {};
-    std::string missing = {};  // not empty: the name of a member that is not there
-    std::string field = {};    // the member it came from: says how a null is printed
+    boost::json::value json;
+    std::string missing;  // not empty: the name of a member that is not there
+    std::string field;    // the member it came from: says how a null is printed
     bool zero = false;         // a map's answer to a key it lacks: printed as nothing
 };
 
