@@ -2,6 +2,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 
@@ -37,15 +38,15 @@ ByteSource joined(std::string head, ByteSource& rest) {
     });
 }
 
+// At most `count` bytes, allocated as they come.
 Result<std::string> read_some(ByteSource& source, std::size_t count) {
-    std::string text(count, '\0');
-    std::size_t filled = 0;
-    while (filled < count) {
-        std::size_t got = TRY(source.read(std::as_writable_bytes(std::span(text)).subspan(filled)));
+    std::string text;
+    std::array<std::byte, 16U << 10U> buffer{};
+    while (text.size() < count) {
+        std::size_t got = TRY(source.read(std::span(buffer).first(std::min(buffer.size(), count - text.size()))));
         if (got == 0) break;
-        filled += got;
+        text += as_text(std::span(buffer).first(got));
     }
-    text.resize(filled);
     return text;
 }
 
