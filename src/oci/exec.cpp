@@ -175,6 +175,7 @@ Result<> Exec::run() {
     TRY(clone_sibling());
     if (::setsid() < 0) return fail_errno("setsid");
     if (plan_.process.process.terminal) TRY(setup_.take_terminal());
+    TRY(setup_.label());
     return setup_.execute();
 }
 

@@ -227,6 +227,7 @@ Result<> Init::prepare() {
         TRY(send_message(reply_.get(), terminal, master_.get()));
         master_.reset();
     }
+    TRY(setup_.label());
     const int runtime_fds[] = {reply_.get(), plan_.listener.get()};
     TRY(setup_.confine(runtime_fds));
     timeline().confined = monotonic_ns();

@@ -322,7 +322,6 @@ Result<> ProcessSetup::confine(std::span<const int> keep) {
         [[maybe_unused]] auto made = make_path_in_root(root.get(), plan_.process.cwd, PathKind::directory);
     }
     TRY(set_affinity(plan_.process.exec_cpu_affinity_final));
-    TRY(label());
 
     // Descriptors: the wanted numbers, then nothing else. `keep` and the init binary move out of their way.
     int highest = 2;

@@ -47,7 +47,9 @@ class ProcessSetup {
     // In the container's root: user and groups from its files.
     Result<ResolvedUser> resolve();
     Result<> attach_stdio(int terminal_slave);  // -1: the plan's descriptors
-    Result<> take_terminal();                   // stdin as the controlling terminal of this (new) session
+    // Security labels for the program: written by the process itself, seen by its own number in the container's /proc.
+    Result<> label();
+    Result<> take_terminal();  // stdin as the controlling terminal of this (new) session
     // Everything up to execve; afterwards the process has the container's rights and no descriptor but its own and
     // `keep` (-1: none), which must be above the numbers of the plan's.
     Result<> confine(std::span<const int> keep);
@@ -58,7 +60,6 @@ class ProcessSetup {
 
   private:
     Result<> enter_directory();
-    Result<> label();
     Result<> scheduling();
 
     ProcessPlan& plan_;
