@@ -12,7 +12,7 @@ namespace {
 using namespace wherry;
 using namespace wherry::image;
 
-constexpr std::size_t max_bytes = 4U << 20U;  // of a decompressed input; bombs are the pipeline's business
+constexpr std::size_t max_bytes = 128U << 10U;  // of a decompressed input; bombs are the pipeline's business
 
 std::vector<std::byte> decompress(std::span<const std::byte> input, bool& whole) {
     ByteSource source = ByteSource::from_string(std::string(as_text(input)));
