@@ -12,6 +12,7 @@
 #include "oci/init_binary.hpp"
 #include "oci/mount_calls.hpp"
 #include "oci/mount_options.hpp"
+#include "oci/overlay.hpp"
 
 namespace wherry::oci {
 namespace {
@@ -147,6 +148,57 @@ TEST(Procfs, WritesFollowNothing) {
     EXPECT_FALSE(write_below_procfs(proc.get(), own + "/root/etc/x", "x"));  // a magic link
     EXPECT_FALSE(write_below_procfs(proc.get(), "../etc/hostname", "x"));
     EXPECT_FALSE(write_below_procfs(proc.get(), "sys/../../etc/hostname", "x"));
+}
+
+// Layers with long names, few and many, both ways of telling the kernel. Exits with 0 when all is well.
+int overlay_in_a_namespace(const fs::path& base, int layers, OverlayMethod method) {
+    if (::unshare(CLONE_NEWNS) < 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) return 2;
+    // Overlay on overlay may be refused as an upper directory: a tmpfs is always fine.
+    if (::mount("tmpfs", base.c_str(), "tmpfs", 0, nullptr) < 0) return 3;
+    OverlayRoot overlay;
+    for (int i = 0; i < layers; ++i) {
+        fs::path layer = base / (std::string(120, 'l') + std::to_string(i));
+        fs::create_directory(layer);
+        if (!write_file_atomic(layer / ("file" + std::to_string(i)), "x", 0644, Durability::none)) return 4;
+        if (!write_file_atomic(layer / "same", std::to_string(i), 0644, Durability::none)) return 4;
+        overlay.lower.push_back(layer);
+    }
+    overlay.upper = base / "upper";
+    overlay.work = base / "work";
+    fs::create_directory(overlay.upper);
+    fs::create_directory(overlay.work);
+    auto mount = mount_overlay(overlay, method);
+    if (!mount) {
+        std::fprintf(stderr, "%s\n", mount.error().describe().c_str());
+        return 5;
+    }
+    fs::create_directory(base / "m");
+    Fd target(::open((base / "m").c_str(), O_PATH | O_CLOEXEC));
+    if (!attach_mount(mount->get(), target.get())) return 6;
+    for (int i = 0; i < layers; ++i) {
+        if (!fs::exists(base / "m" / ("file" + std::to_string(i)))) return 7;
+    }
+    if (read_file(base / "m/same").value_or("") != "0") return 8;  // the uppermost layer wins
+    if (!write_file_atomic(base / "m/new", "x", 0644, Durability::none) || !fs::exists(base / "upper/new")) return 9;
+    overlay.lower.push_back(base / "missing");
+    return mount_overlay(overlay, method) ? 10 : 0;
+}
+
+TEST(Overlay, BothWaysAndAnyLength) {
+    if (::geteuid() != 0) GTEST_SKIP() << "mounting needs root";
+    std::string pattern = fs::temp_directory_path() / "wherry-overlay-XXXXXX";
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    for (OverlayMethod method : {OverlayMethod::automatic, OverlayMethod::one_string}) {
+        for (int layers : {1, 3, 60}) {
+            pid_t child = ::fork();
+            ASSERT_GE(child, 0);
+            if (child == 0) ::_exit(overlay_in_a_namespace(pattern, layers, method));
+            int status = 0;
+            ASSERT_EQ(::waitpid(child, &status, 0), child);
+            EXPECT_EQ(WEXITSTATUS(status), 0) << layers << " layers";
+        }
+    }
+    fs::remove_all(pattern);
 }
 
 // CVE-2025-52881: something is mounted over the file that is to be written.
