@@ -94,30 +94,33 @@ struct ThrottleDevice {
     std::uint64_t rate = 0;
 };
 
+struct BindOptions {
+    std::string propagation;
+    bool non_recursive = false;
+    bool create_mountpoint = false;
+    bool read_only_non_recursive = false;
+    bool read_only_force_recursive = false;
+};
+
+struct VolumeOptions {
+    bool no_copy = false;
+    StringMap labels;
+    std::string subpath;
+    std::string driver;
+    StringMap driver_options;
+};
+
+struct TmpfsOptions {
+    std::int64_t size_bytes = 0;
+    std::uint32_t mode = 0;
+};
+
 struct MountRequest {
     std::string type;  // "bind", "volume", "tmpfs"
     std::string source;
     std::string target;
     bool read_only = false;
     std::string consistency;
-    struct BindOptions {
-        std::string propagation;
-        bool non_recursive = false;
-        bool create_mountpoint = false;
-        bool read_only_non_recursive = false;
-        bool read_only_force_recursive = false;
-    };
-    struct VolumeOptions {
-        bool no_copy = false;
-        StringMap labels;
-        std::string subpath;
-        std::string driver;
-        StringMap driver_options;
-    };
-    struct TmpfsOptions {
-        std::int64_t size_bytes = 0;
-        std::uint32_t mode = 0;
-    };
     std::optional<BindOptions> bind_options;
     std::optional<VolumeOptions> volume_options;
     std::optional<TmpfsOptions> tmpfs_options;

@@ -51,6 +51,7 @@ class EventSubscription {
     virtual ~EventSubscription() = default;
     // The next event; nullopt at `until` or when the daemon ends. resource_exhausted when the reader was too slow.
     virtual asio::awaitable<Result<std::optional<Event>>> next() = 0;
+    virtual void cancel() = 0;  // a pending or the next next() ends with nullopt
 };
 
 struct EventQuery {
@@ -69,6 +70,7 @@ class EventBus {
     void publish(Event event);
     Result<std::unique_ptr<EventSubscription>> subscribe(EventQuery query);
     void close();  // ends all subscriptions
+    std::size_t subscribers() const { return subscriptions_.size(); }
 
     static constexpr std::size_t ring_capacity = 1024;
     static constexpr std::size_t subscriber_capacity = 4096;
