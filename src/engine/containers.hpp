@@ -16,6 +16,7 @@
 #include "base/result.hpp"
 #include "engine/container_spec.hpp"
 #include "engine/events.hpp"
+#include "engine/mount_point.hpp"
 #include "engine/stdio.hpp"
 
 namespace wherry::engine {
@@ -105,17 +106,6 @@ struct ContainerState {
     std::string error;
     WallTime started_at{};  // the epoch: never (Docker shows 0001-01-01T00:00:00Z)
     WallTime finished_at{};
-};
-
-struct MountPoint {
-    std::string type;  // bind, volume, tmpfs
-    std::string name;  // of a volume
-    std::string source;
-    std::string destination;
-    std::string driver;  // of a volume: "local"
-    std::string mode;    // "z", "ro", ...
-    bool read_write = true;
-    std::string propagation;
 };
 
 struct PublishedPort {
