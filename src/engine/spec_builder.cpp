@@ -60,18 +60,20 @@ void collect_devices(const std::string& host_directory, const std::string& conta
     }
 }
 
-json::object device_rule(const oci::Device& device, const std::string& access) {
-    return {{"allow", true},
-            {"type", std::string(1, device.type)},
-            {"major", device.major},
-            {"minor", device.minor},
-            {"access", access}};
+confine::DeviceRule device_rule(const oci::Device& device, std::string_view access) {
+    return {.allow = true,
+            .type = device.type,
+            .major = device.major,
+            .minor = device.minor,
+            .read = access.contains('r'),
+            .write = access.contains('w'),
+            .make_node = access.contains('m')};
 }
 
 Result<> add_devices(const HostConfig& host_config, oci::Spec& spec) {
-    json::array rules = oci::default_device_rules();
+    std::vector<confine::DeviceRule> rules = confine::default_device_rules();
     if (host_config.privileged) {
-        rules = {json::object{{"allow", true}, {"access", "rwm"}}};
+        rules = {confine::DeviceRule{.allow = true}};
         collect_devices("/dev", "/dev", spec.linux_spec.devices);
     }
     for (const DeviceMapping& mapping : host_config.resources.devices) {
@@ -98,15 +100,9 @@ Result<> add_devices(const HostConfig& host_config, oci::Spec& spec) {
         }
     }
     for (const std::string& text : host_config.resources.device_cgroup_rules) {
-        const confine::DeviceRule rule = TRY(confine::parse_device_cgroup_rule(text));
-        confine::CgroupResources resources;
-        resources.devices.push_back(rule);
-        const json::object as_json = confine::to_oci_json(resources);
-        if (const json::value* devices = as_json.if_contains("devices"); devices != nullptr && devices->is_array()) {
-            for (const json::value& one : devices->get_array()) rules.push_back(one);
-        }
+        rules.push_back(TRY(confine::parse_device_cgroup_rule(text)));
     }
-    spec.linux_spec.resources["devices"] = std::move(rules);
+    spec.linux_spec.resources.devices = std::move(rules);
     return {};
 }
 
@@ -210,8 +206,9 @@ Result<> add_mounts(const SpecInput& input, oci::Spec& spec) {
         }
         wanted.push_back(std::move(mount));
     }
-    std::ranges::stable_sort(wanted, {},
-                             [](const oci::Mount& mount) { return std::ranges::count(mount.destination, '/'); });
+    std::ranges::sort(wanted, {}, [](const oci::Mount& mount) {
+        return std::pair(std::ranges::count(mount.destination, '/'), mount.destination);
+    });
     std::ranges::move(wanted, std::back_inserter(spec.mounts));
     return {};
 }
@@ -223,51 +220,45 @@ bool is_valid_device_permission(std::string_view text) {
            std::set<char>(text.begin(), text.end()).size() == text.size();
 }
 
-json::object build_resources(const Resources& resources) {
-    json::object out;
-    json::object memory;
-    if (resources.memory > 0) memory["limit"] = resources.memory;
-    if (resources.memory_reservation > 0) memory["reservation"] = resources.memory_reservation;
-    if (resources.memory_swap != 0) memory["swap"] = resources.memory_swap;
+confine::CgroupResources build_resources(const Resources& resources) {
+    confine::CgroupResources out;
+    if (resources.memory > 0) out.memory.limit = resources.memory;
+    if (resources.memory_reservation > 0) out.memory.reservation = resources.memory_reservation;
+    if (resources.memory_swap != 0) out.memory.swap = resources.memory_swap;
     if (resources.memory_swappiness && *resources.memory_swappiness >= 0) {
-        memory["swappiness"] = *resources.memory_swappiness;
+        out.memory.swappiness = static_cast<std::uint64_t>(*resources.memory_swappiness);
     }
-    if (resources.oom_kill_disable && *resources.oom_kill_disable) memory["disableOOMKiller"] = true;
-    if (!memory.empty()) out["memory"] = std::move(memory);
-    json::object cpu;
-    if (resources.cpu_shares > 0) cpu["shares"] = resources.cpu_shares;
+    if (resources.oom_kill_disable && *resources.oom_kill_disable) out.memory.disable_oom_killer = true;
+    if (resources.cpu_shares > 0) out.cpu.shares = static_cast<std::uint64_t>(resources.cpu_shares);
     if (resources.nano_cpus > 0) {
         constexpr std::int64_t period_us = 100'000;
-        cpu["period"] = period_us;
-        cpu["quota"] = resources.nano_cpus / 1'000 * period_us / 1'000'000;
+        out.cpu.period_us = period_us;
+        out.cpu.quota_us = resources.nano_cpus / 1'000 * period_us / 1'000'000;
     }
-    if (resources.cpu_period > 0) cpu["period"] = resources.cpu_period;
-    if (resources.cpu_quota != 0) cpu["quota"] = resources.cpu_quota;
-    if (resources.cpu_realtime_period > 0) cpu["realtimePeriod"] = resources.cpu_realtime_period;
-    if (resources.cpu_realtime_runtime > 0) cpu["realtimeRuntime"] = resources.cpu_realtime_runtime;
-    if (!resources.cpuset_cpus.empty()) cpu["cpus"] = resources.cpuset_cpus;
-    if (!resources.cpuset_mems.empty()) cpu["mems"] = resources.cpuset_mems;
-    if (!cpu.empty()) out["cpu"] = std::move(cpu);
-    if (resources.pids_limit && *resources.pids_limit != 0) {
-        out["pids"] = json::object{{"limit", *resources.pids_limit < 0 ? -1 : *resources.pids_limit}};
+    if (resources.cpu_period > 0) out.cpu.period_us = static_cast<std::uint64_t>(resources.cpu_period);
+    if (resources.cpu_quota != 0) out.cpu.quota_us = resources.cpu_quota;
+    if (resources.cpu_realtime_period > 0) {
+        out.cpu.realtime_period_us = static_cast<std::uint64_t>(resources.cpu_realtime_period);
     }
-    json::object block;
-    if (resources.blkio_weight > 0) block["weight"] = resources.blkio_weight;
-    const auto throttle = [&](const char* name, const std::vector<ThrottleDevice>& devices) {
-        json::array array;
+    if (resources.cpu_realtime_runtime > 0) out.cpu.realtime_runtime_us = resources.cpu_realtime_runtime;
+    out.cpu.cpus = resources.cpuset_cpus;
+    out.cpu.mems = resources.cpuset_mems;
+    if (resources.pids_limit && *resources.pids_limit != 0)
+        out.pids_limit = std::max<std::int64_t>(*resources.pids_limit, -1);
+    if (resources.blkio_weight > 0) out.block_io.weight = resources.blkio_weight;
+    const auto throttle = [](const std::vector<ThrottleDevice>& devices, std::vector<confine::BlockThrottle>& to) {
         for (const ThrottleDevice& device : devices) {
             struct stat info{};
             if (::stat(device.path.c_str(), &info) != 0 || !S_ISBLK(info.st_mode)) continue;  // refused at create
-            array.push_back(
-                json::object{{"major", major(info.st_rdev)}, {"minor", minor(info.st_rdev)}, {"rate", device.rate}});
+            to.push_back({.major = static_cast<std::int64_t>(major(info.st_rdev)),
+                          .minor = static_cast<std::int64_t>(minor(info.st_rdev)),
+                          .rate = device.rate});
         }
-        if (!array.empty()) block[name] = std::move(array);
     };
-    throttle("throttleReadBpsDevice", resources.blkio_device_read_bps);
-    throttle("throttleWriteBpsDevice", resources.blkio_device_write_bps);
-    throttle("throttleReadIOPSDevice", resources.blkio_device_read_iops);
-    throttle("throttleWriteIOPSDevice", resources.blkio_device_write_iops);
-    if (!block.empty()) out["blockIO"] = std::move(block);
+    throttle(resources.blkio_device_read_bps, out.block_io.read_bps);
+    throttle(resources.blkio_device_write_bps, out.block_io.write_bps);
+    throttle(resources.blkio_device_read_iops, out.block_io.read_iops);
+    throttle(resources.blkio_device_write_iops, out.block_io.write_iops);
     return out;
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/result.hpp"
+#include "confine/cgroup_resources.hpp"
 #include "engine/container_spec.hpp"
 #include "engine/mount_point.hpp"
 #include "oci/spec.hpp"
@@ -31,8 +32,8 @@ struct SpecInput {
 };
 
 Result<oci::Spec> build_spec(const SpecInput& input);
-// linux.resources without the device rules.
-json::object build_resources(const Resources& resources);
+// Without the device rules.
+confine::CgroupResources build_resources(const Resources& resources);
 // The environment a process starts with, before the configuration's.
 Strings base_environment(const std::string& hostname, bool terminal);
 // `over` wins: later NAME= replaces earlier; "NAME" alone removes it.

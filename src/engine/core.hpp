@@ -1,0 +1,73 @@
+// What the parts of the engine share. Internal; lives on the loop.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include "base/fd.hpp"
+#include "confine/seccomp_compile/compile.hpp"
+#include "engine/async.hpp"
+#include "engine/container.hpp"
+#include "engine/container_table.hpp"
+#include "engine/engine.hpp"
+#include "engine/journal.hpp"
+#include "image/image_store.hpp"
+#include "net/network.hpp"
+#include "store/store.hpp"
+
+namespace wherry::engine {
+
+inline constexpr std::string_view image_name_kind = "image-name";
+inline constexpr std::string_view volume_kind = "volume";
+
+struct Volume {
+    std::string name;
+    WallTime created;
+    StringMap labels;
+    StringMap options;
+    bool anonymous = false;
+};
+store::Record to_record(const Volume& volume);
+Result<Volume> volume_from_record(const store::Record& record);
+
+struct Core {
+    Core(EngineOptions given, unsigned threads)
+        : options(std::move(given)), executor(options.executor), pool(threads), gate(executor), events(executor) {}
+
+    EngineOptions options;
+    asio::any_io_executor executor;
+    Pool pool;
+    Gate gate;
+    EventBus events;
+    Fd root_lock;
+    std::string id;  // of this daemon's data root
+    std::unique_ptr<store::Store> store;
+    std::unique_ptr<Journal> journal;
+    std::unique_ptr<image::ImageStore> images;
+    std::unique_ptr<net::NetworkManager> network;
+    net::BridgeInfo bridge;
+    std::unique_ptr<confine::SeccompCache> seccomp;
+    bool unified_cgroups = false;
+
+    ContainerTable containers;
+    std::map<std::string, std::string> image_names;  // canonical reference -> image id
+    std::map<std::string, Volume> volumes;
+
+    std::string volume_directory(const std::string& name) const { return options.data_root + "/volumes/" + name; }
+    std::string volume_data(const std::string& name) const { return volume_directory(name) + "/_data"; }
+    std::set<std::string> layers_in_use() const;
+    // By full id, name or unambiguous prefix of an id: the image's id. not_found "No such image: x".
+    Result<std::string> resolve_image(const std::string& reference) const;
+    Strings names_of_image(const std::string& id) const;  // familiar, "busybox:latest"
+    void publish(std::string_view type, std::string_view action, const std::string& id, StringMap attributes);
+    void publish(const Container& container, std::string_view action, StringMap more = {});
+};
+
+// Docker's ids of the predefined networks: made of the data root's id, so that they stay.
+std::string network_id(const Core& core, std::string_view name);
+
+}  // namespace wherry::engine

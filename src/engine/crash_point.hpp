@@ -1,0 +1,11 @@
+// For the fault tests: WHERRY_CRASH_AT=<point>[:<nth>] makes the daemon kill itself (SIGKILL, as a power cut would)
+// when it comes to the named point for the nth time. Without the variable a point costs one test of a pointer.
+#pragma once
+
+#include <string_view>
+
+namespace wherry::engine {
+
+void crash_point(std::string_view name);
+
+}  // namespace wherry::engine
