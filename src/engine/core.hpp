@@ -62,8 +62,8 @@ struct Core {
     std::set<std::string> layers_in_use() const;
     // By full id, name or unambiguous prefix of an id: the image's id. not_found "No such image: x".
     Result<std::string> resolve_image(const std::string& reference) const;
-    Strings names_of_image(const std::string& id) const;  // familiar, "busybox:latest"
-    void publish(std::string_view type, std::string_view action, const std::string& id, StringMap attributes);
+    Strings names_of_image(const std::string& image_id) const;  // familiar, "busybox:latest"
+    void publish(std::string_view type, std::string_view action, const std::string& subject, StringMap attributes);
     void publish(const Container& container, std::string_view action, StringMap more = {});
 };
 

@@ -14,7 +14,6 @@
 #include "engine/spec_builder.hpp"
 #include "net/files.hpp"
 #include "net/ports.hpp"
-#include "oci/default_spec.hpp"
 
 namespace wherry::engine {
 namespace {
@@ -431,19 +430,6 @@ Result<Strings> check_and_complete(ContainerSpec& spec, const Defaults& defaults
     if (host.ipc_mode.empty()) host.ipc_mode = "private";
     if (host.cgroupns_mode.empty()) host.cgroupns_mode = defaults.unified_cgroups ? "private" : "host";
     if (host.runtime.empty()) host.runtime = "wherry";
-    if (host.privileged) {
-        if (!host.masked_paths) host.masked_paths.emplace();
-        if (!host.readonly_paths) host.readonly_paths.emplace();
-    } else {
-        if (!host.masked_paths) {
-            host.masked_paths.emplace();
-            for (const std::string_view path : oci::default_masked_paths()) host.masked_paths->emplace_back(path);
-        }
-        if (!host.readonly_paths) {
-            host.readonly_paths.emplace();
-            for (const std::string_view path : oci::default_readonly_paths()) host.readonly_paths->emplace_back(path);
-        }
-    }
     return warnings;
 }
 

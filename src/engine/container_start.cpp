@@ -1,0 +1,385 @@
+// The hot path: from "start" to a running process. What does not depend on each other happens at the same time: the
+// record of the intention, the shim, the network and the files.
+#include <fcntl.h>
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "confine/seccomp_profile.hpp"
+#include "engine/container_service.hpp"
+#include "engine/crash_point.hpp"
+#include "engine/security.hpp"
+#include "engine/validate.hpp"
+#include "net/files.hpp"
+#include "oci/container.hpp"
+
+namespace wherry::engine {
+
+// What has to be there before the shim can run the container.
+struct ContainerService::Prepared {
+    supervisor::CreateRequest request;
+    Fd netns;
+};
+
+namespace {
+
+std::string process_namespace(int pid, const char* name) {
+    return "/proc/" + std::to_string(pid) + "/ns/" + name;
+}
+
+// Measures phases of a start against one beginning.
+class Waterfall {
+  public:
+    explicit Waterfall(std::vector<Timing>& timings) : timings_(timings) { timings_.clear(); }
+
+    std::int64_t now() const { return monotonic_ns() - begin_; }
+    void record(std::string phase, std::int64_t start_ns) {
+        timings_.push_back({.phase = std::move(phase), .start_ns = start_ns, .duration_ns = now() - start_ns});
+    }
+    void append(const std::vector<supervisor::Timing>& inside, std::int64_t start_ns) {
+        std::int64_t last = 0;
+        for (const supervisor::Timing& one : inside) {
+            timings_.push_back({.phase = "shim." + one.phase,
+                                .start_ns = start_ns + last,
+                                .duration_ns = std::max<std::int64_t>(one.at_ns - last, 0)});
+            last = std::max(one.at_ns, last);
+        }
+    }
+
+  private:
+    std::vector<Timing>& timings_;
+    std::int64_t begin_ = monotonic_ns();
+};
+
+template <class T>
+asio::awaitable<Result<T>> timed(Waterfall& waterfall, std::string phase, asio::awaitable<Result<T>> work) {
+    const std::int64_t start = waterfall.now();
+    Result<T> result = co_await std::move(work);
+    waterfall.record(std::move(phase), start);
+    co_return result;
+}
+
+}  // namespace
+
+NetworkKind ContainerService::network_kind(const Container& container) const {
+    const std::string& mode = container.host_config().network_mode;
+    if (mode == "host") return NetworkKind::host;
+    if (mode == "none") return NetworkKind::none;
+    return mode.starts_with("container:") ? NetworkKind::container : NetworkKind::bridge;
+}
+
+std::string ContainerService::hostname_of(const Container& container) const {
+    if (!container.config().hostname.empty()) return container.config().hostname;
+    const HostConfig& host = container.host_config();
+    if (host.network_mode == "host" || host.uts_mode == "host") {
+        if (const auto name = read_file("/proc/sys/kernel/hostname")) return name->substr(0, name->find('\n'));
+    }
+    return container.id.substr(0, short_id_length);
+}
+
+SpecInput ContainerService::spec_input(const Container& container) const {
+    const ContainerPaths where = paths(container);
+    const HostConfig& host = container.host_config();
+    SpecInput input{.id = container.id,
+                    .config = container.config(),
+                    .host_config = host,
+                    .path = container.path,
+                    .args = container.args,
+                    .mounts = container.mounts,
+                    .hostname = hostname_of(container),
+                    .hostname_file = where.hostname,
+                    .hosts_file = where.hosts,
+                    .resolv_conf_file = where.resolv_conf,
+                    .cgroup_parent = host.resources.cgroup_parent.empty() ? core_.options.cgroup_parent
+                                                                          : host.resources.cgroup_parent,
+                    .default_ulimits = core_.options.default_ulimits,
+                    .network = network_kind(container),
+                    .unified_cgroups = core_.unified_cgroups};
+    const auto joined = [&](const std::string& mode, const char* name) -> std::string {
+        if (!mode.starts_with("container:")) return {};
+        const auto other = shared_container(mode);
+        return other && (*other)->pid > 0 ? process_namespace((*other)->pid, name) : std::string{};
+    };
+    input.pid_namespace = joined(host.pid_mode, "pid");
+    input.ipc_namespace = joined(host.ipc_mode, "ipc");
+    input.uts_namespace = joined(host.uts_mode, "uts");
+    return input;
+}
+
+// The compiled filter of a container; empty when it runs without one. Called on the pool.
+Result<std::string> ContainerService::seccomp_path(const Container& container) {
+    const SecurityOptions security = TRY(parse_security_options(container.host_config()));
+    if (security.seccomp_unconfined) return std::string{};
+    if (container.host_config().privileged && security.seccomp_profile.empty()) return std::string{};
+    const confine::CapabilitySet capabilities = TRY(container_capability_set(container.host_config()));
+    confine::SeccompConditions conditions;
+    conditions.capabilities = capabilities;
+    conditions.kernel = TRY(confine::running_kernel_version());
+    confine::SeccompProfile profile =
+        security.seccomp_profile.empty()
+            ? confine::default_seccomp_profile(conditions)
+            : TRY(confine::resolve_seccomp_profile(security.seccomp_profile, conditions), "seccomp profile");
+    // Denied calls are logged, so that `why` can name them.
+    if (std::ranges::find(profile.flags, "SECCOMP_FILTER_FLAG_LOG") == profile.flags.end()) {
+        profile.flags.emplace_back("SECCOMP_FILTER_FLAG_LOG");
+    }
+    const confine::SeccompCache::Entry entry = TRY(core_.seccomp->get(profile), "seccomp profile");
+    if (entry.path.empty()) return fail(Code::internal, "the compiled seccomp filter could not be written");
+    return entry.path;
+}
+
+asio::awaitable<Result<std::shared_ptr<supervisor::ShimClient>>> ContainerService::spawn_shim(ContainerPtr container) {
+    const std::string directory = paths(*container).sandbox;
+    CO_CHECK(make_directories(directory, 0700));
+    co_return co_await supervisor::ShimClient::spawn(core_.executor, {.binary = core_.options.shim_path,
+                                                                      .sandbox_id = container->sandbox_id,
+                                                                      .directory = directory,
+                                                                      .log_path = directory + "/shim.log"});
+}
+
+asio::awaitable<Result<ContainerService::Prepared>> ContainerService::prepare(ContainerPtr container) {
+    // Looked up on the loop; the rest happens on the pool and touches the container's endpoint and ports only.
+    int network_pid = 0;
+    const HostConfig& host = container->host_config();
+    for (const std::string* mode : {&host.network_mode, &host.pid_mode, &host.ipc_mode, &host.uts_mode}) {
+        if (!mode->starts_with("container:")) continue;
+        CO_TRY(const ContainerPtr other, shared_container(*mode));
+        if (!other->is_running() || other->pid == 0) {
+            co_return fail(Code::conflict, "cannot join the namespaces of a non running container: container " +
+                                               other->name + " is not running");
+        }
+        if (mode == &host.network_mode) network_pid = other->pid;
+    }
+    auto input = std::make_shared<SpecInput>(spec_input(*container));
+    const auto default_path = seccomp_defaults_.find(0);
+    std::ignore = default_path;
+    co_return co_await core_.pool.run([this, container, input, network_pid]() -> Result<Prepared> {
+        Prepared prepared;
+        const ContainerPaths where = paths(*container);
+        const HostConfig& host_config = container->host_config();
+
+        net::HostsFile hosts{
+            .hostname = input->hostname, .domainname = container->config().domainname, .addresses = {}, .extra = {}};
+        net::ResolverNetwork resolver_network = net::ResolverNetwork::own;
+        net::IpAddress gateway;
+        switch (input->network) {
+            case NetworkKind::bridge: {
+                net::EndpointOptions options;
+                options.sandbox_id = container->id;
+                std::string mac = container->config().mac_address;
+                for (const auto& [name, settings] : container->spec.networking.endpoints) {
+                    if (!settings.mac_address.empty()) mac = settings.mac_address;
+                }
+                if (!mac.empty()) options.mac = TRY(net::MacAddress::parse(mac));
+                net::Attachment attachment = TRY(core_.network->attach(core_.options.bridge_name, options), "network");
+                container->endpoint = attachment.endpoint;
+                prepared.netns = std::move(attachment.netns);
+                hosts.addresses.push_back(attachment.endpoint.address);
+                if (attachment.endpoint.address6.is_set()) hosts.addresses.push_back(attachment.endpoint.address6);
+                gateway = attachment.endpoint.gateway;
+                std::vector<net::PortRequest> requests;
+                for (const auto& [port, bindings] : host_config.port_bindings) {
+                    for (const PortBinding& binding : bindings) {
+                        requests.push_back(TRY(net::parse_binding(port, binding.host_ip, binding.host_port)));
+                    }
+                    if (bindings.empty()) requests.push_back(TRY(net::parse_binding(port, "", "")));
+                }
+                if (host_config.publish_all_ports) {
+                    for (const std::string& port : container->config().exposed_ports) {
+                        if (!host_config.port_bindings.contains(port))
+                            requests.push_back(TRY(net::parse_binding(port, "", "")));
+                    }
+                }
+                if (!requests.empty()) container->ports = TRY(core_.network->publish(attachment.endpoint, requests));
+                break;
+            }
+            case NetworkKind::host:
+                resolver_network = net::ResolverNetwork::host;
+                break;
+            case NetworkKind::container:
+                prepared.netns = TRY(open_file(process_namespace(network_pid, "net"), O_RDONLY));
+                break;
+            case NetworkKind::none:
+                break;
+        }
+
+        if (input->network == NetworkKind::container) {
+            // The other's files: the same names for the same addresses.
+            const std::string other = core_.options.data_root + "/containers/" + host_config.network_mode.substr(10);
+            input->hosts_file = other + "/hosts";
+            input->resolv_conf_file = other + "/resolv.conf";
+            input->hostname_file = other + "/hostname";
+        } else {
+            for (const std::string& entry : host_config.extra_hosts)
+                hosts.extra.push_back(TRY(net::parse_extra_host(entry, gateway)));
+            net::ResolverOverrides overrides{
+                .servers = host_config.dns, .search = host_config.dns_search, .options = host_config.dns_options};
+            if (overrides.servers.empty()) overrides.servers = core_.options.dns;
+            if (overrides.search.empty()) overrides.search = core_.options.dns_search;
+            if (overrides.options.empty()) overrides.options = core_.options.dns_options;
+            const net::ResolverConfig resolver =
+                net::container_resolver(TRY(net::read_host_resolver()), overrides, resolver_network);
+            TRY(write_file_atomic(where.hosts, net::make_hosts_file(hosts), 0644, Durability::none));
+            TRY(write_file_atomic(where.hostname, net::make_hostname_file(input->hostname), 0644, Durability::none));
+            TRY(write_file_atomic(where.resolv_conf, net::make_resolver_file(resolver), 0644, Durability::none));
+        }
+        for (const MountPoint& point : container->mounts) {
+            if (point.type == "bind" && !path_exists(point.source)) {
+                const bool by_mount = std::ranges::none_of(
+                    host_config.binds, [&](const std::string& bind) { return bind.starts_with(point.source + ":"); });
+                if (by_mount)
+                    return fail(
+                        Code::invalid_argument,
+                        "invalid mount config for type \"bind\": bind source path does not exist: " + point.source);
+                TRY(make_directories(point.source, 0755));
+            }
+        }
+
+        supervisor::CreateRequest& request = prepared.request;
+        request.container_id = container->id;
+        const oci::Spec spec = TRY(build_spec(*input));
+        request.spec = oci::to_json(spec);
+        request.bundle = where.directory;
+        image::RootFilesystem root = TRY(core_.images->layers().root_filesystem(container->id, container->diff_ids));
+        request.root = {.lower_directories = std::move(root.lowers),
+                        .upper_directory = std::move(root.upper),
+                        .work_directory = std::move(root.work),
+                        .volatile_writes = host_config.auto_remove};
+        request.seccomp_path = TRY(seccomp_path(*container));
+        request.exit_record_path = where.exit_record;
+        request.log = TRY(log_options(host_config.log_config, container->config(), where.log));
+        request.stdin_open = container->config().open_stdin;
+        request.stdin_once = container->config().stdin_once;
+        if (host_config.init.value_or(false)) request.init_path = core_.options.init_path;
+        std::ignore = remove_tree(where.exit_record);
+        return prepared;
+    });
+}
+
+asio::awaitable<void> ContainerService::undo_launch(ContainerPtr container,
+                                                    std::shared_ptr<supervisor::ShimClient> shim) {
+    if (shim) {
+        std::ignore = co_await shim->shutdown();
+        shim->close();
+    }
+    std::ignore = co_await core_.pool.run([this, container]() -> Result<> {
+        if (!container->ports.empty()) std::ignore = core_.network->unpublish(container->id);
+        if (container->endpoint) core_.network->release(*container->endpoint);
+        std::ignore = remove_tree(paths(*container).sandbox);
+        return {};
+    });
+    container->ports.clear();
+    container->endpoint.reset();
+}
+
+asio::awaitable<Result<>> ContainerService::launch(ContainerPtr container) {
+    while (container->exit_pending) co_await container->changed.wait();  // the last run's leftovers
+    const Phase before = container->phase;
+    if (container->phase != Phase::restarting) container->phase = Phase::starting;
+    container->error.clear();
+    Result<> launched = co_await launch_steps(container);
+    if (!launched) {
+        const bool ran_before = container->started_at != WallTime{};
+        container->phase = before == Phase::created && !ran_before ? Phase::created : Phase::exited;
+        container->wanted = container->restart_count > 0 && container->wanted;
+        container->pid = 0;
+        container->exit_code = oci::failure_exit_code(launched.error());
+        container->error = launched.error().describe();
+        if (ran_before) container->finished_at = wall_now();
+        save(*container);
+        container->changed.notify_all();
+        log_warn("container.start_failed", {{"id", container->id}, {"error", launched.error()}});
+    }
+    co_return launched;
+}
+
+asio::awaitable<Result<>> ContainerService::launch_steps(ContainerPtr container) {
+    std::vector<Timing> timings;
+    Waterfall waterfall(timings);
+    container->wanted = true;
+    container->manually_stopped = false;
+    crash_point("start.begin");
+    Task<std::shared_ptr<supervisor::ShimClient>> spawning(core_.executor,
+                                                           timed(waterfall, "shim.spawn", spawn_shim(container)));
+    Task<Prepared> preparing(core_.executor, timed(waterfall, "network+files", prepare(container)));
+    Task<store::Revision> intending(
+        core_.executor, timed(waterfall, "store.intent", core_.journal->commit({store::Put{to_record(*container)}})));
+
+    Result<store::Revision> intended = co_await intending.result();
+    Result<Prepared> prepared = co_await preparing.result();
+    Result<std::shared_ptr<supervisor::ShimClient>> spawned = co_await spawning.result();
+    crash_point("start.prepared");
+    std::shared_ptr<supervisor::ShimClient> shim = spawned ? *spawned : nullptr;
+    Result<supervisor::ContainerState> running = fail(Code::internal, "not started");
+    if (!intended) {
+        running = std::unexpected(std::move(intended).error());
+    } else if (!prepared) {
+        running = std::unexpected(std::move(prepared).error());
+    } else if (!spawned) {
+        running = std::unexpected(std::move(spawned).error().context("starting the supervisor"));
+    } else {
+        const std::int64_t start = waterfall.now();
+        running = co_await shim->run(std::move(prepared->request), std::move(prepared->netns));
+        waterfall.record("run", start);
+        if (running) waterfall.append(running->timings, start);
+    }
+    crash_point("start.running");
+    if (!running) {
+        co_await undo_launch(container, shim);
+        Code code = running.error().code();
+        if (oci::failure_kind(running.error()) != oci::FailureKind::other) code = Code::invalid_argument;
+        co_return std::unexpected(std::move(running).error().context("failed to start container").with_code(code));
+    }
+    container->pid = running->pid;
+    container->started_at = running->started_at;
+    container->finished_at = WallTime{};
+    container->oom_killed = false;
+    container->exit_code = 0;
+    container->exit_signal = 0;
+    container->denied_syscall.clear();
+    container->phase = Phase::running;
+    std::ranges::stable_sort(timings, {}, &Timing::start_ns);
+    container->timings = std::move(timings);
+    container->timings.shrink_to_fit();
+    adopt_running(container, shim);
+    save(*container);
+    if (network_kind(*container) == NetworkKind::bridge) {
+        core_.publish("network", "connect", network_id(core_, "bridge"),
+                      {{"container", container->id}, {"name", "bridge"}, {"type", "bridge"}});
+    }
+    core_.publish(*container, "start");
+    container->changed.notify_all();
+    log_debug("container.start", {{"id", container->id}, {"pid", container->pid}});
+    co_return Result<>{};
+}
+
+asio::awaitable<Result<Outcome>> ContainerService::start(std::string reference) {
+    CO_TRY(const ContainerPtr container, core_.containers.find(reference));
+    const Mutex::Guard guard = co_await container->operations.lock();
+    if (container->removed) co_return fail(Code::not_found, "No such container: " + reference);
+    if (container->phase == Phase::paused)
+        co_return fail(Code::conflict, "cannot start a paused container, try unpause instead");
+    if (container->is_alive()) co_return Outcome::unchanged;
+    if (core_.gate.closing()) co_return fail(Code::unavailable, "the daemon is shutting down");
+    container->restart_count = 0;
+    container->restart_delay = {};
+    Result<> launched = co_await launch(container);
+    if (!launched) {
+        // A container that was to remove itself does so when it cannot even start.
+        if (container->host_config().auto_remove) std::ignore = co_await remove_record(container, true);
+        co_return std::unexpected(std::move(launched).error());
+    }
+    co_return Outcome::changed;
+}
+
+void ContainerService::save(const Container& container) {
+    if (!container.removed) core_.journal->post({store::Put{to_record(container)}});
+}
+
+asio::awaitable<Result<>> ContainerService::save_durably(const Container& container) {
+    if (container.removed) co_return Result<>{};
+    CO_CHECK(co_await core_.journal->commit({store::Put{to_record(container)}}));
+    co_return Result<>{};
+}
+
+}  // namespace wherry::engine
