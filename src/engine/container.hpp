@@ -72,7 +72,8 @@ struct Container {
 
     // Not written.
     bool removed = false;
-    bool exit_pending = false;  // its process has ended and the end is being dealt with
+    bool restarting_by_user = false;  // between the two halves of a restart: it does not remove itself
+    bool exit_pending = false;        // its process has ended and the end is being dealt with
     std::shared_ptr<supervisor::ShimClient> shim;
     std::uint64_t starts = 0;  // how often it ran under this daemon
     std::uint64_t exits = 0;   // how often it ended

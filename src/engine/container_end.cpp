@@ -74,8 +74,6 @@ bool ContainerService::should_restart(const Container& container) const {
 
 asio::awaitable<void> ContainerService::ended(ContainerPtr container, supervisor::ExitStatus status) {
     container->exit_pending = true;
-    const bool was_paused = container->phase == Phase::paused;
-    std::ignore = was_paused;
     container->pid = 0;
     container->exit_code = status.code;
     container->exit_signal = status.signal;
@@ -84,17 +82,13 @@ asio::awaitable<void> ContainerService::ended(ContainerPtr container, supervisor
     crash_point("exit.begin");
     if (!container->ports.empty() || container->endpoint) {
         // Before anybody hears of it: whoever waits may want the same port next.
-        std::ignore = co_await core_.pool.run([this, container]() -> Result<> {
-            if (!container->ports.empty()) {
-                if (auto closed = core_.network->unpublish(container->id); !closed) {
-                    log_warn("ports.unpublish_failed", {{"id", container->id}, {"error", closed.error()}});
-                }
-            }
-            if (container->endpoint) core_.network->release(*container->endpoint);
-            return {};
-        });
-        container->ports.clear();
-        container->endpoint.reset();
+        const bool published = !std::exchange(container->ports, {}).empty();
+        std::ignore =
+            co_await core_.pool.run([this, id = container->id, published,
+                                     endpoint = std::exchange(container->endpoint, std::nullopt)]() -> Result<> {
+                let_go(id, endpoint, published);
+                return {};
+            });
     }
     for (auto& [id, exec] : container->execs) {
         if (exec->running) {
@@ -118,7 +112,7 @@ asio::awaitable<void> ContainerService::ended(ContainerPtr container, supervisor
     std::shared_ptr<supervisor::ShimClient> shim = std::exchange(container->shim, nullptr);
     container->changed.notify_all();
 
-    const bool remove_itself = !again && container->host_config().auto_remove;
+    const bool remove_itself = !again && container->host_config().auto_remove && !container->restarting_by_user;
     if (remove_itself) {
         // The announcement of the removal does not wait for the files.
         core_.gate.spawn(clean_sandbox(container, shim));

@@ -65,7 +65,11 @@ class ContainerService final : public Containers {
     asio::awaitable<Result<>> launch_steps(ContainerPtr container);
     asio::awaitable<Result<Prepared>> prepare(ContainerPtr container);
     asio::awaitable<Result<std::shared_ptr<supervisor::ShimClient>>> spawn_shim(ContainerPtr container);
-    asio::awaitable<void> undo_launch(ContainerPtr container, std::shared_ptr<supervisor::ShimClient> shim);
+    asio::awaitable<void> undo_launch(ContainerPtr container, std::shared_ptr<supervisor::ShimClient> shim,
+                                      std::shared_ptr<Prepared> prepared);
+    Result<> fill(const Container& container, SpecInput& input, int network_pid, Prepared& prepared);
+    // Closes a sandbox's ports and gives its address back. On the pool.
+    void let_go(const std::string& sandbox_id, const std::optional<net::Endpoint>& endpoint, bool published);
     SpecInput spec_input(const Container& container) const;
     Result<std::string> seccomp_path(const Container& container);
     NetworkKind network_kind(const Container& container) const;
@@ -97,7 +101,6 @@ class ContainerService final : public Containers {
     Core& core_;
     VolumeService& volumes_;
     bool closing_ = false;
-    std::map<std::uint64_t, std::string> seccomp_defaults_;  // by capabilities: the compiled default profile
 };
 
 }  // namespace wherry::engine

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/id.hpp"
 #include "base/log.hpp"
 #include "confine/seccomp_profile.hpp"
 #include "engine/container_service.hpp"
@@ -19,6 +20,8 @@ namespace wherry::engine {
 struct ContainerService::Prepared {
     supervisor::CreateRequest request;
     Fd netns;
+    std::optional<net::Endpoint> endpoint;
+    std::vector<net::PublishedPort> ports;
 };
 
 namespace {
@@ -151,125 +154,138 @@ asio::awaitable<Result<ContainerService::Prepared>> ContainerService::prepare(Co
         if (mode == &host.network_mode) network_pid = other->pid;
     }
     auto input = std::make_shared<SpecInput>(spec_input(*container));
-    const auto default_path = seccomp_defaults_.find(0);
-    std::ignore = default_path;
     co_return co_await core_.pool.run([this, container, input, network_pid]() -> Result<Prepared> {
         Prepared prepared;
-        const ContainerPaths where = paths(*container);
-        const HostConfig& host_config = container->host_config();
-
-        net::HostsFile hosts{
-            .hostname = input->hostname, .domainname = container->config().domainname, .addresses = {}, .extra = {}};
-        net::ResolverNetwork resolver_network = net::ResolverNetwork::own;
-        net::IpAddress gateway;
-        switch (input->network) {
-            case NetworkKind::bridge: {
-                net::EndpointOptions options;
-                options.sandbox_id = container->id;
-                std::string mac = container->config().mac_address;
-                for (const auto& [name, settings] : container->spec.networking.endpoints) {
-                    if (!settings.mac_address.empty()) mac = settings.mac_address;
-                }
-                if (!mac.empty()) options.mac = TRY(net::MacAddress::parse(mac));
-                net::Attachment attachment = TRY(core_.network->attach(core_.options.bridge_name, options), "network");
-                container->endpoint = attachment.endpoint;
-                prepared.netns = std::move(attachment.netns);
-                hosts.addresses.push_back(attachment.endpoint.address);
-                if (attachment.endpoint.address6.is_set()) hosts.addresses.push_back(attachment.endpoint.address6);
-                gateway = attachment.endpoint.gateway;
-                std::vector<net::PortRequest> requests;
-                for (const auto& [port, bindings] : host_config.port_bindings) {
-                    for (const PortBinding& binding : bindings) {
-                        requests.push_back(TRY(net::parse_binding(port, binding.host_ip, binding.host_port)));
-                    }
-                    if (bindings.empty()) requests.push_back(TRY(net::parse_binding(port, "", "")));
-                }
-                if (host_config.publish_all_ports) {
-                    for (const std::string& port : container->config().exposed_ports) {
-                        if (!host_config.port_bindings.contains(port))
-                            requests.push_back(TRY(net::parse_binding(port, "", "")));
-                    }
-                }
-                if (!requests.empty()) container->ports = TRY(core_.network->publish(attachment.endpoint, requests));
-                break;
-            }
-            case NetworkKind::host:
-                resolver_network = net::ResolverNetwork::host;
-                break;
-            case NetworkKind::container:
-                prepared.netns = TRY(open_file(process_namespace(network_pid, "net"), O_RDONLY));
-                break;
-            case NetworkKind::none:
-                break;
-        }
-
-        if (input->network == NetworkKind::container) {
-            // The other's files: the same names for the same addresses.
-            const std::string other = core_.options.data_root + "/containers/" + host_config.network_mode.substr(10);
-            input->hosts_file = other + "/hosts";
-            input->resolv_conf_file = other + "/resolv.conf";
-            input->hostname_file = other + "/hostname";
-        } else {
-            for (const std::string& entry : host_config.extra_hosts)
-                hosts.extra.push_back(TRY(net::parse_extra_host(entry, gateway)));
-            net::ResolverOverrides overrides{
-                .servers = host_config.dns, .search = host_config.dns_search, .options = host_config.dns_options};
-            if (overrides.servers.empty()) overrides.servers = core_.options.dns;
-            if (overrides.search.empty()) overrides.search = core_.options.dns_search;
-            if (overrides.options.empty()) overrides.options = core_.options.dns_options;
-            const net::ResolverConfig resolver =
-                net::container_resolver(TRY(net::read_host_resolver()), overrides, resolver_network);
-            TRY(write_file_atomic(where.hosts, net::make_hosts_file(hosts), 0644, Durability::none));
-            TRY(write_file_atomic(where.hostname, net::make_hostname_file(input->hostname), 0644, Durability::none));
-            TRY(write_file_atomic(where.resolv_conf, net::make_resolver_file(resolver), 0644, Durability::none));
-        }
-        for (const MountPoint& point : container->mounts) {
-            if (point.type == "bind" && !path_exists(point.source)) {
-                const bool by_mount = std::ranges::none_of(
-                    host_config.binds, [&](const std::string& bind) { return bind.starts_with(point.source + ":"); });
-                if (by_mount)
-                    return fail(
-                        Code::invalid_argument,
-                        "invalid mount config for type \"bind\": bind source path does not exist: " + point.source);
-                TRY(make_directories(point.source, 0755));
-            }
-        }
-
-        supervisor::CreateRequest& request = prepared.request;
-        request.container_id = container->id;
-        const oci::Spec spec = TRY(build_spec(*input));
-        request.spec = oci::to_json(spec);
-        request.bundle = where.directory;
-        image::RootFilesystem root = TRY(core_.images->layers().root_filesystem(container->id, container->diff_ids));
-        request.root = {.lower_directories = std::move(root.lowers),
-                        .upper_directory = std::move(root.upper),
-                        .work_directory = std::move(root.work),
-                        .volatile_writes = host_config.auto_remove};
-        request.seccomp_path = TRY(seccomp_path(*container));
-        request.exit_record_path = where.exit_record;
-        request.log = TRY(log_options(host_config.log_config, container->config(), where.log));
-        request.stdin_open = container->config().open_stdin;
-        request.stdin_once = container->config().stdin_once;
-        if (host_config.init.value_or(false)) request.init_path = core_.options.init_path;
-        std::ignore = remove_tree(where.exit_record);
-        return prepared;
+        Result<> done = fill(*container, *input, network_pid, prepared);
+        if (done) return prepared;
+        let_go(container->id, prepared.endpoint, !prepared.ports.empty());
+        return std::unexpected(std::move(done).error());
     });
 }
 
+// On the pool: touches nothing of the container that the loop may change meanwhile.
+Result<> ContainerService::fill(const Container& container, SpecInput& input, int network_pid, Prepared& prepared) {
+    const ContainerPaths where = paths(container);
+    const HostConfig& host_config = container.host_config();
+
+    net::HostsFile hosts{
+        .hostname = input.hostname, .domainname = container.config().domainname, .addresses = {}, .extra = {}};
+    net::ResolverNetwork resolver_network = net::ResolverNetwork::own;
+    net::IpAddress gateway;
+    switch (input.network) {
+        case NetworkKind::bridge: {
+            net::EndpointOptions options;
+            options.sandbox_id = container.id;
+            std::string mac = container.config().mac_address;
+            for (const auto& [name, settings] : container.spec.networking.endpoints) {
+                if (!settings.mac_address.empty()) mac = settings.mac_address;
+            }
+            if (!mac.empty()) options.mac = TRY(net::MacAddress::parse(mac));
+            net::Attachment attachment = TRY(core_.network->attach(core_.options.bridge_name, options), "network");
+            prepared.endpoint = attachment.endpoint;
+            prepared.netns = std::move(attachment.netns);
+            hosts.addresses.push_back(attachment.endpoint.address);
+            if (attachment.endpoint.address6.is_set()) hosts.addresses.push_back(attachment.endpoint.address6);
+            gateway = attachment.endpoint.gateway;
+            std::vector<net::PortRequest> requests;
+            for (const auto& [port, bindings] : host_config.port_bindings) {
+                for (const PortBinding& binding : bindings) {
+                    requests.push_back(TRY(net::parse_binding(port, binding.host_ip, binding.host_port)));
+                }
+                if (bindings.empty()) requests.push_back(TRY(net::parse_binding(port, "", "")));
+            }
+            if (host_config.publish_all_ports) {
+                for (const std::string& port : container.config().exposed_ports) {
+                    if (!host_config.port_bindings.contains(port))
+                        requests.push_back(TRY(net::parse_binding(port, "", "")));
+                }
+            }
+            if (!requests.empty()) prepared.ports = TRY(core_.network->publish(attachment.endpoint, requests));
+            break;
+        }
+        case NetworkKind::host:
+            resolver_network = net::ResolverNetwork::host;
+            break;
+        case NetworkKind::container:
+            prepared.netns = TRY(open_file(process_namespace(network_pid, "net"), O_RDONLY));
+            break;
+        case NetworkKind::none:
+            break;
+    }
+
+    if (input.network == NetworkKind::container) {
+        // The other's files: the same names for the same addresses.
+        const std::string other = core_.options.data_root + "/containers/" + host_config.network_mode.substr(10);
+        input.hosts_file = other + "/hosts";
+        input.resolv_conf_file = other + "/resolv.conf";
+        input.hostname_file = other + "/hostname";
+    } else {
+        for (const std::string& entry : host_config.extra_hosts)
+            hosts.extra.push_back(TRY(net::parse_extra_host(entry, gateway)));
+        net::ResolverOverrides overrides{
+            .servers = host_config.dns, .search = host_config.dns_search, .options = host_config.dns_options};
+        if (overrides.servers.empty()) overrides.servers = core_.options.dns;
+        if (overrides.search.empty()) overrides.search = core_.options.dns_search;
+        if (overrides.options.empty()) overrides.options = core_.options.dns_options;
+        const net::ResolverConfig resolver =
+            net::container_resolver(TRY(net::read_host_resolver()), overrides, resolver_network);
+        TRY(write_file_atomic(where.hosts, net::make_hosts_file(hosts), 0644, Durability::none));
+        TRY(write_file_atomic(where.hostname, net::make_hostname_file(input.hostname), 0644, Durability::none));
+        TRY(write_file_atomic(where.resolv_conf, net::make_resolver_file(resolver), 0644, Durability::none));
+    }
+    for (const MountPoint& point : container.mounts) {
+        if (point.type == "bind" && !path_exists(point.source)) {
+            const bool by_mount = std::ranges::none_of(
+                host_config.binds, [&](const std::string& bind) { return bind.starts_with(point.source + ":"); });
+            if (by_mount)
+                return fail(Code::invalid_argument,
+                            "invalid mount config for type \"bind\": bind source path does not exist: " + point.source);
+            TRY(make_directories(point.source, 0755));
+        }
+    }
+
+    supervisor::CreateRequest& request = prepared.request;
+    request.container_id = container.id;
+    const oci::Spec spec = TRY(build_spec(input));
+    request.spec = oci::to_json(spec);
+    request.bundle = where.directory;
+    image::RootFilesystem root = TRY(core_.images->layers().root_filesystem(container.id, container.diff_ids));
+    request.root = {.lower_directories = std::move(root.lowers),
+                    .upper_directory = std::move(root.upper),
+                    .work_directory = std::move(root.work),
+                    .volatile_writes = host_config.auto_remove};
+    request.seccomp_path = TRY(seccomp_path(container));
+    request.exit_record_path = where.exit_record;
+    request.log = TRY(log_options(host_config.log_config, container.config(), where.log));
+    request.stdin_open = container.config().open_stdin;
+    request.stdin_once = container.config().stdin_once;
+    request.init = host_config.init.value_or(false);
+    ::unlink(where.exit_record.c_str());  // of an earlier run
+    return {};
+}
+
+void ContainerService::let_go(const std::string& sandbox_id, const std::optional<net::Endpoint>& endpoint,
+                              bool published) {
+    if (published) {
+        if (auto closed = core_.network->unpublish(sandbox_id); !closed) {
+            log_warn("ports.unpublish_failed", {{"id", sandbox_id}, {"error", closed.error()}});
+        }
+    }
+    if (endpoint) core_.network->release(*endpoint);
+}
+
 asio::awaitable<void> ContainerService::undo_launch(ContainerPtr container,
-                                                    std::shared_ptr<supervisor::ShimClient> shim) {
+                                                    std::shared_ptr<supervisor::ShimClient> shim,
+                                                    std::shared_ptr<Prepared> prepared) {
     if (shim) {
         std::ignore = co_await shim->shutdown();
         shim->close();
     }
-    std::ignore = co_await core_.pool.run([this, container]() -> Result<> {
-        if (!container->ports.empty()) std::ignore = core_.network->unpublish(container->id);
-        if (container->endpoint) core_.network->release(*container->endpoint);
-        std::ignore = remove_tree(paths(*container).sandbox);
-        return {};
+    const std::string directory = paths(*container).sandbox;
+    std::ignore = co_await core_.pool.run([this, directory, id = container->id, prepared]() -> Result<> {
+        if (prepared) let_go(id, prepared->endpoint, !prepared->ports.empty());
+        return remove_tree(directory);
     });
-    container->ports.clear();
-    container->endpoint.reset();
 }
 
 asio::awaitable<Result<>> ContainerService::launch(ContainerPtr container) {
@@ -325,11 +341,13 @@ asio::awaitable<Result<>> ContainerService::launch_steps(ContainerPtr container)
     }
     crash_point("start.running");
     if (!running) {
-        co_await undo_launch(container, shim);
+        co_await undo_launch(container, shim, prepared ? std::make_shared<Prepared>(std::move(*prepared)) : nullptr);
         Code code = running.error().code();
         if (oci::failure_kind(running.error()) != oci::FailureKind::other) code = Code::invalid_argument;
         co_return std::unexpected(std::move(running).error().context("failed to start container").with_code(code));
     }
+    container->endpoint = std::move(prepared->endpoint);
+    container->ports = std::move(prepared->ports);
     container->pid = running->pid;
     container->started_at = running->started_at;
     container->finished_at = WallTime{};
@@ -338,7 +356,7 @@ asio::awaitable<Result<>> ContainerService::launch_steps(ContainerPtr container)
     container->exit_signal = 0;
     container->denied_syscall.clear();
     container->phase = Phase::running;
-    std::ranges::stable_sort(timings, {}, &Timing::start_ns);
+    std::ranges::sort(timings, {}, &Timing::start_ns);
     container->timings = std::move(timings);
     container->timings.shrink_to_fit();
     adopt_running(container, shim);
