@@ -36,6 +36,7 @@ struct Exec {
     bool running = false;
     std::optional<std::int64_t> exit_code;
     int pid = 0;
+    int sessions = 0;  // clients on its streams
     WallTime ended_at{};
     Signal changed;
 };
@@ -79,6 +80,7 @@ struct Container {
     std::uint64_t exits = 0;   // how often it ended
     std::chrono::milliseconds restart_delay{0};
     std::vector<Timing> timings;
+    int attached = 0;  // clients that hold, or wait for, its streams
     std::map<std::string, std::shared_ptr<Exec>> execs;
     std::optional<HealthView> health;
     Mutex operations;  // one start, stop, remove ... at a time

@@ -70,6 +70,7 @@ class ContainerService final : public Containers {
     Result<> fill(const Container& container, SpecInput& input, int network_pid, Prepared& prepared);
     // Closes a sandbox's ports and gives its address back. On the pool.
     void let_go(const std::string& sandbox_id, const std::optional<net::Endpoint>& endpoint, bool published);
+    asio::awaitable<void> discard_output(ContainerPtr container, std::shared_ptr<supervisor::ShimClient> shim);
     SpecInput spec_input(const Container& container) const;
     Result<std::string> seccomp_path(const Container& container);
     NetworkKind network_kind(const Container& container) const;
@@ -91,6 +92,11 @@ class ContainerService final : public Containers {
     asio::awaitable<Result<>> send_signal(ContainerPtr container, int signal);
     asio::awaitable<Result<>> remove_record(ContainerPtr container, bool volumes);
     asio::awaitable<void> remove_files(ContainerPtr container, std::vector<std::string> volumes);
+
+    // container_exec
+    Result<std::pair<ContainerPtr, std::shared_ptr<Exec>>> find_exec(const std::string& id) const;
+    asio::awaitable<void> watch_exec(ContainerPtr container, std::shared_ptr<Exec> exec,
+                                     std::shared_ptr<supervisor::ShimClient> shim);
 
     void save(const Container& container);  // posted: what a restart can find out again
     asio::awaitable<Result<>> save_durably(const Container& container);

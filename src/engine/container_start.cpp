@@ -366,9 +366,18 @@ asio::awaitable<Result<>> ContainerService::launch_steps(ContainerPtr container)
                       {{"container", container->id}, {"name", "bridge"}, {"type", "bridge"}});
     }
     core_.publish(*container, "start");
+    if (container->attached == 0 && container->host_config().log_config.type == "none") {
+        core_.gate.spawn(discard_output(container, shim));
+    }
     container->changed.notify_all();
     log_debug("container.start", {{"id", container->id}, {"pid", container->pid}});
     co_return Result<>{};
+}
+
+// Output that nobody keeps and nobody reads must not stop the process when the shim's buffer is full.
+asio::awaitable<void> ContainerService::discard_output(ContainerPtr container,
+                                                       std::shared_ptr<supervisor::ShimClient> shim) {
+    std::ignore = co_await shim->discard_output(container->id);
 }
 
 asio::awaitable<Result<Outcome>> ContainerService::start(std::string reference) {

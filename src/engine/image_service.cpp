@@ -1,0 +1,383 @@
+#include "engine/image_service.hpp"
+
+#include <fnmatch.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "base/json.hpp"
+#include "base/log.hpp"
+#include "engine/crash_point.hpp"
+#include "engine/process_table.hpp"
+#include "image/reference.hpp"
+
+namespace wherry::engine {
+namespace {
+
+store::Record name_record(const std::string& name, const std::string& id) {
+    store::Record record;
+    record.kind = image_name_kind;
+    record.key = name;
+    record.spec = to_json(json::object{{"id", id}, {"tagged", wall_now().time_since_epoch().count()}});
+    record.status = "{}";
+    return record;
+}
+
+WallTime parse_time(const std::string& text) {
+    const auto time = parse_rfc3339(text);
+    return time ? *time : WallTime{};
+}
+
+Config to_config(const image::RunConfig& run) {
+    Config config;
+    config.user = run.user;
+    config.env = run.env;
+    config.entrypoint = run.entrypoint;
+    config.cmd = run.cmd;
+    config.working_dir = run.working_dir;
+    config.exposed_ports = run.exposed_ports;
+    config.volumes = run.volumes;
+    config.labels = run.labels;
+    config.stop_signal = run.stop_signal;
+    if (run.stop_timeout_seconds) config.stop_timeout_seconds = static_cast<int>(*run.stop_timeout_seconds);
+    if (!run.shell.empty()) config.shell = run.shell;
+    config.on_build = run.on_build;
+    config.args_escaped = run.args_escaped;
+    if (run.healthcheck) {
+        config.healthcheck = Healthcheck{.test = run.healthcheck->test,
+                                         .interval_ns = run.healthcheck->interval_ns,
+                                         .timeout_ns = run.healthcheck->timeout_ns,
+                                         .start_period_ns = run.healthcheck->start_period_ns,
+                                         .start_interval_ns = run.healthcheck->start_interval_ns,
+                                         .retries = static_cast<int>(run.healthcheck->retries)};
+    }
+    return config;
+}
+
+// Docker's reference filter: a pattern for "name", "name:tag" or the last parts of the name.
+bool reference_matches(const std::string& familiar, const std::string& pattern) {
+    const std::string name = familiar.substr(0, familiar.rfind(':'));
+    return ::fnmatch(pattern.c_str(), familiar.c_str(), FNM_PATHNAME) == 0 ||
+           ::fnmatch(pattern.c_str(), name.c_str(), FNM_PATHNAME) == 0;
+}
+
+}  // namespace
+
+ImageSummary ImageService::summarize(const image::Image& image) const {
+    ImageSummary summary;
+    summary.id = image.id;
+    summary.parent_id = image.parent;
+    summary.repo_tags = core_.names_of_image(image.id);
+    summary.created = parse_time(image.config.created);
+    summary.size_bytes = static_cast<std::int64_t>(image.size_bytes);
+    summary.labels = image.config.config.labels;
+    for (const ContainerPtr& container : core_.containers.all())
+        summary.containers += container->image_id == image.id ? 1 : 0;
+    return summary;
+}
+
+asio::awaitable<Result<std::vector<ImageSummary>>> ImageService::list(ImageListOptions options) {
+    Filters& filters = options.filters;
+    CO_CHECK(check_filters(filters, {"before", "dangling", "label", "reference", "since", "until"}));
+    CO_TRY(std::vector<image::Image> images, co_await core_.pool.run([this] { return core_.images->list(); }));
+    std::optional<WallTime> before;
+    std::optional<WallTime> since;
+    for (const auto& [key, limit] : {std::pair{"before", &before}, std::pair{"since", &since}}) {
+        const auto found = filters.find(key);
+        if (found == filters.end() || found->second.empty()) continue;
+        CO_TRY(const ImageView view, co_await inspect(found->second.front()));
+        *limit = view.summary.created;
+    }
+    if (const auto found = filters.find("until"); found != filters.end() && !found->second.empty()) {
+        CO_TRY(const WallTime until, parse_until(found->second.front()));
+        before = before ? std::min(*before, until) : until;
+    }
+    std::vector<ImageSummary> result;
+    for (const image::Image& image : images) {
+        ImageSummary summary = summarize(image);
+        if (before && summary.created >= *before) continue;
+        if (since && summary.created <= *since) continue;
+        if (filters.contains("label") && !labels_match(summary.labels, filters["label"])) continue;
+        if (const auto found = filters.find("dangling"); found != filters.end() && !found->second.empty()) {
+            const std::string& value = found->second.front();
+            if (value != "true" && value != "false" && value != "1" && value != "0")
+                co_return fail(Code::invalid_argument, "invalid filter 'dangling=" + value + "'");
+            if ((value == "true" || value == "1") != summary.repo_tags.empty()) continue;
+        }
+        if (const auto found = filters.find("reference"); found != filters.end() && !found->second.empty()) {
+            std::erase_if(summary.repo_tags, [&](const std::string& name) {
+                return std::ranges::none_of(
+                    found->second, [&](const std::string& pattern) { return reference_matches(name, pattern); });
+            });
+            if (summary.repo_tags.empty()) continue;
+        }
+        result.push_back(std::move(summary));
+    }
+    std::ranges::sort(result, [](const ImageSummary& a, const ImageSummary& b) {
+        return std::tie(b.created, b.id) < std::tie(a.created, a.id);
+    });
+    co_return result;
+}
+
+asio::awaitable<Result<ImageView>> ImageService::inspect(std::string reference) {
+    CO_TRY(const std::string id, core_.resolve_image(reference));
+    CO_TRY(const image::Image image, co_await core_.pool.run([this, id] { return core_.images->image(id); }));
+    ImageView view;
+    view.summary = summarize(image);
+    view.author = image.config.author;
+    if (!image.config.history.empty()) view.comment = image.config.history.back().comment;
+    view.architecture = image.config.platform.architecture;
+    view.variant = image.config.platform.variant;
+    view.os = image.config.platform.os;
+    view.docker_version = image.config.docker_version;
+    view.config = to_config(image.config.config);
+    view.diff_ids = image.config.diff_ids;
+    co_return view;
+}
+
+asio::awaitable<Result<std::vector<ImageHistory>>> ImageService::history(std::string reference) {
+    CO_TRY(const std::string id, core_.resolve_image(reference));
+    CO_TRY(const image::Image image, co_await core_.pool.run([this, id] { return core_.images->image(id); }));
+    std::vector<ImageHistory> result;
+    std::size_t layer = 0;
+    for (const image::HistoryEntry& entry : image.config.history) {
+        ImageHistory one;
+        one.id = "<missing>";
+        one.created = parse_time(entry.created);
+        one.created_by = entry.created_by;
+        one.comment = entry.comment;
+        one.empty_layer = entry.empty_layer;
+        if (!entry.empty_layer && layer < image.layers.size())
+            one.size_bytes = static_cast<std::int64_t>(image.layers[layer++].size_bytes);
+        result.push_back(std::move(one));
+    }
+    // Layers that no history speaks of.
+    for (; layer < image.layers.size(); ++layer) {
+        ImageHistory one;
+        one.id = "<missing>";
+        one.created = parse_time(image.config.created);
+        one.size_bytes = static_cast<std::int64_t>(image.layers[layer].size_bytes);
+        result.push_back(std::move(one));
+    }
+    if (result.empty())
+        result.push_back(
+            {.id = {}, .created = parse_time(image.config.created), .created_by = {}, .tags = {}, .comment = {}});
+    std::ranges::reverse(result);
+    result.front().id = id;
+    result.front().tags = core_.names_of_image(id);
+    co_return result;
+}
+
+asio::awaitable<Result<>> ImageService::set_name(std::string canonical, std::string id) {
+    CO_CHECK(co_await core_.journal->commit({store::Put{name_record(canonical, id)}}));
+    core_.image_names[canonical] = id;
+    co_return Result<>{};
+}
+
+asio::awaitable<Result<std::string>> ImageService::import(Fd archive, ImportOptions options) {
+    std::string canonical;
+    if (!options.reference.empty()) {
+        CO_TRY(const image::Reference parsed, image::parse_reference(options.reference));
+        if (!parsed.digest.empty()) co_return fail(Code::invalid_argument, "cannot import digest reference");
+        canonical = parsed.canonical();
+    }
+    auto source = std::make_shared<image::ByteSource>(image::ByteSource::from_fd(std::move(archive)));
+    image::ImportOptions import_options;
+    import_options.message = options.message;
+    import_options.changes = options.changes;
+    if (!options.platform.empty()) {
+        const std::size_t slash = options.platform.find('/');
+        import_options.platform.os = options.platform.substr(0, slash);
+        if (slash != std::string::npos) import_options.platform.architecture = options.platform.substr(slash + 1);
+    }
+    CO_TRY(std::string id, co_await core_.pool.run([this, source, import_options] {
+        return core_.images->import_rootfs(*source, import_options);
+    }));
+    crash_point("import.stored");
+    const Mutex::Guard guard = co_await changes_.lock();
+    if (!canonical.empty()) CO_CHECK(co_await set_name(canonical, id));
+    core_.publish("image", "import", id,
+                  {{"name", canonical.empty() ? id : image::parse_reference(canonical)->familiar()}});
+    co_return id;
+}
+
+asio::awaitable<Result<>> ImageService::load(Fd archive, Progress progress) {
+    auto source = std::make_shared<image::ByteSource>(image::ByteSource::from_fd(std::move(archive)));
+    CO_TRY(const std::vector<image::LoadedImage> loaded,
+           co_await core_.pool.run([this, source] { return core_.images->load(*source, {}); }));
+    crash_point("load.stored");
+    const Mutex::Guard guard = co_await changes_.lock();
+    for (const image::LoadedImage& one : loaded) {
+        for (const std::string& name : one.names) {
+            CO_TRY(const image::Reference parsed, image::parse_reference(name));
+            CO_CHECK(co_await set_name(parsed.canonical(), one.id));
+            if (progress) progress("Loaded image: " + parsed.familiar());
+        }
+        if (one.names.empty() && progress) progress("Loaded image ID: " + one.id);
+        core_.publish("image", "load", one.id, {{"name", one.id}});
+    }
+    co_return Result<>{};
+}
+
+asio::awaitable<Result<>> ImageService::save(Strings references, Fd archive) {
+    std::vector<image::SaveItem> items;
+    for (const std::string& reference : references) {
+        image::SaveItem item;
+        CO_TRY(item.image_id, core_.resolve_image(reference));
+        if (const auto parsed = image::parse_reference(reference); parsed && !image::is_full_image_id(reference)) {
+            if (core_.image_names.contains(parsed->canonical())) {
+                item.names.push_back(parsed->canonical());
+            } else if (const auto bare = image::parse_reference(reference, image::DefaultTag::none);
+                       bare && bare->tag.empty()) {
+                // a repository without a tag: all of its names
+                for (const auto& [name, id] : core_.image_names) {
+                    if (id == item.image_id && name.starts_with(bare->name() + ":")) item.names.push_back(name);
+                }
+            }
+        }
+        const auto same = std::ranges::find(items, item.image_id, &image::SaveItem::image_id);
+        if (same == items.end()) {
+            items.push_back(std::move(item));
+        } else {
+            same->names.insert(same->names.end(), item.names.begin(), item.names.end());
+        }
+    }
+    if (items.empty()) co_return fail(Code::invalid_argument, "no images to save");
+    auto out = std::make_shared<Fd>(std::move(archive));
+    CO_CHECK(co_await core_.pool.run([this, items, out]() -> Result<> {
+        TRY(core_.images->save(items, image::sink_to_fd(out->get())));
+        out->reset();
+        return {};
+    }));
+    for (const image::SaveItem& item : items) core_.publish("image", "save", item.image_id, {{"name", item.image_id}});
+    co_return Result<>{};
+}
+
+asio::awaitable<Result<>> ImageService::tag(std::string reference, std::string repository, std::string tag) {
+    CO_TRY(const std::string id, core_.resolve_image(reference));
+    if (repository.empty()) co_return fail(Code::invalid_argument, "repository name must have at least one component");
+    CO_TRY(const image::Reference parsed, image::parse_reference(tag.empty() ? repository : repository + ":" + tag));
+    if (!parsed.digest.empty())
+        co_return fail(Code::invalid_argument, "refusing to create a tag with a digest reference");
+    const Mutex::Guard guard = co_await changes_.lock();
+    if (!core_.images->has(id)) co_return fail(Code::not_found, "No such image: " + reference);
+    CO_CHECK(co_await set_name(parsed.canonical(), id));
+    core_.publish("image", "tag", id, {{"name", parsed.familiar()}});
+    co_return Result<>{};
+}
+
+asio::awaitable<Result<std::vector<RemovedImage>>> ImageService::delete_image(std::string id) {
+    std::vector<RemovedImage> removed;
+    CO_TRY(const std::vector<std::string> layers, co_await core_.pool.run([this, id, in_use = core_.layers_in_use()] {
+        return core_.images->remove(id, in_use);
+    }));
+    removed.push_back({.untagged = {}, .deleted = id});
+    for (const std::string& layer : layers) removed.push_back({.untagged = {}, .deleted = layer});
+    core_.publish("image", "delete", id, {{"name", id}});
+    co_return removed;
+}
+
+asio::awaitable<Result<std::vector<RemovedImage>>> ImageService::remove(std::string reference,
+                                                                        ImageRemoveOptions options) {
+    const Mutex::Guard guard = co_await changes_.lock();
+    CO_TRY(const std::string id, core_.resolve_image(reference));
+    const auto parsed = image::parse_reference(reference);
+    std::string canonical;
+    if (parsed && !image::is_full_image_id(reference) && core_.image_names.contains(parsed->canonical()))
+        canonical = parsed->canonical();
+    std::vector<std::string> names;
+    for (const auto& [name, image] : core_.image_names) {
+        if (image == id) names.push_back(name);
+    }
+    const bool by_id = canonical.empty();
+    std::vector<RemovedImage> removed;
+    // One of several names: only that name goes.
+    const bool only_untag = !by_id && names.size() > 1;
+    if (!only_untag) {
+        if (by_id && names.size() > 1 && !options.force) {
+            co_return fail(Code::conflict, "conflict: unable to delete " + id.substr(7, 12) +
+                                               " (must be forced) - image is referenced in multiple repositories");
+        }
+        for (const ContainerPtr& container : core_.containers.all()) {
+            if (container->image_id != id) continue;
+            const std::string shown = by_id ? id.substr(7, 12) : parsed->familiar();
+            if (container->is_alive()) {
+                co_return fail(
+                    Code::conflict,
+                    (by_id ? "conflict: unable to delete " + shown +
+                                 " (cannot be forced) - image is being used by running container "
+                           : "conflict: unable to remove repository reference \"" + shown +
+                                 "\" (must force) - container ") +
+                        (by_id ? container->id.substr(0, 12)
+                               : container->id.substr(0, 12) + " is using its referenced image " + id.substr(7, 12)));
+            }
+            if (!options.force) {
+                co_return fail(Code::conflict,
+                               by_id ? "conflict: unable to delete " + shown +
+                                           " (must be forced) - image is being used by stopped container " +
+                                           container->id.substr(0, 12)
+                                     : "conflict: unable to remove repository reference \"" + shown +
+                                           "\" (must force) - container " + container->id.substr(0, 12) +
+                                           " is using its referenced image " + id.substr(7, 12));
+            }
+        }
+    }
+    const std::vector<std::string> to_untag = only_untag ? std::vector<std::string>{canonical} : names;
+    store::Transaction transaction;
+    for (const std::string& name : to_untag)
+        transaction.push_back(store::Remove{.kind = std::string(image_name_kind), .key = name});
+    if (!transaction.empty()) CO_CHECK(co_await core_.journal->commit(std::move(transaction)));
+    crash_point("image.untagged");
+    for (const std::string& name : to_untag) {
+        core_.image_names.erase(name);
+        const auto shown = image::parse_reference(name);
+        removed.push_back({.untagged = shown ? shown->familiar() : name, .deleted = {}});
+        core_.publish("image", "untag", id, {{"name", id}});
+    }
+    if (!only_untag) {
+        CO_TRY(std::vector<RemovedImage> deleted, co_await delete_image(id));
+        std::ranges::move(deleted, std::back_inserter(removed));
+    }
+    co_return removed;
+}
+
+asio::awaitable<Result<PruneResult>> ImageService::prune(Filters filters) {
+    CO_CHECK(check_filters(filters, {"dangling", "label", "label!", "until"}));
+    bool only_dangling = true;
+    if (const auto found = filters.find("dangling"); found != filters.end() && !found->second.empty()) {
+        only_dangling = found->second.front() != "false" && found->second.front() != "0";
+    }
+    std::optional<WallTime> until;
+    if (const auto found = filters.find("until"); found != filters.end() && !found->second.empty()) {
+        CO_TRY(until, parse_until(found->second.front()));
+    }
+    CO_TRY(const std::vector<ImageSummary> images, co_await list({}));
+    PruneResult result;
+    for (const ImageSummary& image : images) {
+        if (image.containers > 0 || (only_dangling && !image.repo_tags.empty())) continue;
+        if (until && image.created > *until) continue;
+        if (filters.contains("label") && !labels_match(image.labels, filters["label"])) continue;
+        if (filters.contains("label!") && std::ranges::any_of(filters["label!"], [&](const std::string& one) {
+                return labels_match(image.labels, {one});
+            }))
+            continue;
+        auto removed = co_await remove(image.id, {.force = true});
+        if (!removed) continue;
+        for (const RemovedImage& one : *removed)
+            result.deleted.push_back(one.untagged.empty() ? one.deleted : "untagged: " + one.untagged);
+        result.space_reclaimed_bytes += image.size_bytes;
+    }
+    core_.publish("image", "prune", "", {{"reclaimed", std::to_string(result.space_reclaimed_bytes)}});
+    co_return result;
+}
+
+void ImageService::drop_dangling_names() {
+    std::erase_if(core_.image_names, [&](const auto& entry) {
+        if (core_.images->has(entry.second)) return false;
+        log_warn("image.name_dropped", {{"name", entry.first}, {"id", entry.second}});
+        core_.journal->post({store::Remove{.kind = std::string(image_name_kind), .key = entry.first}});
+        return true;
+    });
+}
+
+}  // namespace wherry::engine
