@@ -125,7 +125,7 @@ asio::awaitable<void> ContainerService::ended(ContainerPtr container, supervisor
         co_return;
     }
     co_await clean_sandbox(container, shim);
-    if (again && !core_.gate.closing()) co_await restart_later(container, exits);
+    if (again) core_.gate.spawn(restart_later(container, exits));
 }
 
 asio::awaitable<void> ContainerService::clean_sandbox(ContainerPtr container,

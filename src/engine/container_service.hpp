@@ -98,6 +98,10 @@ class ContainerService final : public Containers {
     asio::awaitable<void> watch_exec(ContainerPtr container, std::shared_ptr<Exec> exec,
                                      std::shared_ptr<supervisor::ShimClient> shim);
 
+    // reconcile
+    void adopt_exec(const ContainerPtr& container, const supervisor::ExecState& state,
+                    std::shared_ptr<supervisor::ShimClient> shim);
+
     void save(const Container& container);  // posted: what a restart can find out again
     asio::awaitable<Result<>> save_durably(const Container& container);
     ContainerPaths paths(const Container& container) const {

@@ -318,19 +318,26 @@ asio::awaitable<Result<>> ContainerService::launch_steps(ContainerPtr container)
     Task<std::shared_ptr<supervisor::ShimClient>> spawning(core_.executor,
                                                            timed(waterfall, "shim.spawn", spawn_shim(container)));
     Task<Prepared> preparing(core_.executor, timed(waterfall, "network+files", prepare(container)));
-    Task<store::Revision> intending(
-        core_.executor, timed(waterfall, "store.intent", core_.journal->commit({store::Put{to_record(*container)}})));
 
-    Result<store::Revision> intended = co_await intending.result();
     Result<Prepared> prepared = co_await preparing.result();
+    Result<store::Revision> intended = fail(Code::internal, "not prepared");
+    if (prepared) {
+        // Written before it runs, with its address and ports: a daemon that dies from here on leaves a container that
+        // the next one can take over whole.
+        container->endpoint = prepared->endpoint;
+        container->ports = prepared->ports;
+        const std::int64_t start = waterfall.now();
+        intended = co_await core_.journal->commit({store::Put{to_record(*container)}});
+        waterfall.record("store.intent", start);
+    }
     Result<std::shared_ptr<supervisor::ShimClient>> spawned = co_await spawning.result();
     crash_point("start.prepared");
     std::shared_ptr<supervisor::ShimClient> shim = spawned ? *spawned : nullptr;
     Result<supervisor::ContainerState> running = fail(Code::internal, "not started");
-    if (!intended) {
-        running = std::unexpected(std::move(intended).error());
-    } else if (!prepared) {
+    if (!prepared) {
         running = std::unexpected(std::move(prepared).error());
+    } else if (!intended) {
+        running = std::unexpected(std::move(intended).error());
     } else if (!spawned) {
         running = std::unexpected(std::move(spawned).error().context("starting the supervisor"));
     } else {
@@ -341,13 +348,13 @@ asio::awaitable<Result<>> ContainerService::launch_steps(ContainerPtr container)
     }
     crash_point("start.running");
     if (!running) {
+        container->endpoint.reset();
+        container->ports.clear();
         co_await undo_launch(container, shim, prepared ? std::make_shared<Prepared>(std::move(*prepared)) : nullptr);
         Code code = running.error().code();
         if (oci::failure_kind(running.error()) != oci::FailureKind::other) code = Code::invalid_argument;
         co_return std::unexpected(std::move(running).error().context("failed to start container").with_code(code));
     }
-    container->endpoint = std::move(prepared->endpoint);
-    container->ports = std::move(prepared->ports);
     container->pid = running->pid;
     container->started_at = running->started_at;
     container->finished_at = WallTime{};

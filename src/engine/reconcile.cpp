@@ -1,0 +1,208 @@
+// What a daemon that starts finds: records of the last one, shims that went on without it, leftovers of what it was
+// about when it was killed. Afterwards both agree.
+#include <algorithm>
+#include <filesystem>
+
+#include "base/log.hpp"
+#include "confine/cgroup.hpp"
+#include "engine/container_service.hpp"
+#include "supervisor/log.hpp"
+
+namespace wherry::engine {
+namespace {
+
+// Kills what is in a cgroup and removes it. Blocks.
+Result<> clear_cgroup(const std::string& path) {
+    const confine::CgroupSystem* system = TRY(confine::CgroupSystem::of_this_host());
+    confine::Cgroup group = TRY(confine::Cgroup::open(*system, path));
+    TRY(group.kill_all());
+    return group.remove();
+}
+
+std::set<std::string> names_in(const std::string& directory) {
+    std::set<std::string> names;
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator(directory, ignored))
+        names.insert(entry.path().filename().string());
+    return names;
+}
+
+// Children of the daemon's parent cgroup, over all hierarchies.
+std::set<std::string> cgroup_children(const std::string& parent) {
+    std::set<std::string> names;
+    const auto system = confine::CgroupSystem::of_this_host();
+    if (!system) return names;
+    for (const confine::CgroupHierarchy& hierarchy : (*system)->hierarchies()) {
+        std::error_code ignored;
+        for (const auto& entry : std::filesystem::directory_iterator(hierarchy.mount_point + parent, ignored)) {
+            if (entry.is_directory(ignored)) names.insert(entry.path().filename().string());
+        }
+    }
+    return names;
+}
+
+bool is_container_id(const std::string& name) {
+    return name.size() == 64 && name.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+}  // namespace
+
+asio::awaitable<Result<>> ContainerService::reconcile() {
+    struct Dead {
+        ContainerPtr container;
+        std::optional<supervisor::ExitStatus> status;
+        bool started = true;
+    };
+    std::vector<Dead> dead;
+    std::vector<net::LiveEndpoint> live;
+    std::set<std::string> live_sandboxes;
+    for (const ContainerPtr& container : core_.containers.all()) {
+        const bool was_starting = container->phase == Phase::starting;
+        if (!container->is_alive()) continue;
+        auto shim = co_await supervisor::ShimClient::connect(core_.executor, paths(*container).sandbox);
+        std::optional<supervisor::ContainerState> state;
+        if (shim) {
+            if (auto found = co_await (*shim)->state(container->id)) state = std::move(*found);
+        }
+        const bool runs =
+            state && (state->status == supervisor::Status::running || state->status == supervisor::Status::paused);
+        if (runs) {
+            container->phase = state->status == supervisor::Status::paused ? Phase::paused : Phase::running;
+            container->pid = state->pid;
+            container->started_at = state->started_at;
+            container->finished_at = WallTime{};
+            container->wanted = container->wanted || was_starting;
+            live_sandboxes.insert(container->sandbox_id);
+            if (container->endpoint) live.push_back({.endpoint = *container->endpoint, .ports = container->ports});
+            for (const supervisor::ExecState& one : state->execs) adopt_exec(container, one, *shim);
+            adopt_running(container, *shim);
+            save(*container);
+            log_info("container.adopted", {{"id", container->id}, {"pid", container->pid}});
+            continue;
+        }
+        if (container->phase == Phase::restarting) {  // between two runs; apply_restart_policies goes on with it
+            if (shim) {
+                std::ignore = co_await (*shim)->shutdown();
+                (*shim)->close();
+            }
+            container->endpoint.reset();
+            container->ports.clear();
+            continue;
+        }
+        Dead one{.container = container, .status = std::nullopt};
+        if (state && state->exit) {
+            one.status = state->exit;
+            container->started_at = state->started_at;
+        } else if (const auto record = supervisor::read_exit_record(paths(*container).exit_record)) {
+            one.status = record->status;
+            container->started_at = record->started_at;
+        } else {
+            one.started = !was_starting;
+        }
+        if (shim) {
+            std::ignore = co_await (*shim)->shutdown();
+            (*shim)->close();
+        }
+        dead.push_back(std::move(one));
+    }
+    CO_CHECK(co_await core_.pool.run([this, live] { return core_.network->reconcile(live); }), "network");
+
+    for (Dead& one : dead) {
+        const ContainerPtr& container = one.container;
+        container->endpoint.reset();  // the network has let go of them already
+        container->ports.clear();
+        const std::string cgroup = spec_input(*container).cgroup_parent + "/" + container->id;
+        std::ignore = co_await core_.pool.run([cgroup] { return clear_cgroup(cgroup); });
+        if (!one.started) {
+            // It was about to start, and nobody was told that it did.
+            const bool ran_before = container->finished_at != WallTime{};
+            container->phase = ran_before ? Phase::exited : Phase::created;
+            container->pid = 0;
+            container->wanted = false;
+            save(*container);
+            continue;
+        }
+        if (!one.status) {
+            container->error = "its supervisor died";
+            one.status = supervisor::ExitStatus{.code = 255, .finished_at = wall_now()};
+        }
+        container->phase = Phase::running;  // what ended() ends
+        ++container->starts;
+        log_info("container.ended_meanwhile", {{"id", container->id}, {"exit_code", one.status->code}});
+        co_await ended(container, *one.status);
+    }
+
+    // Rubbish: sandboxes, cgroups and directories that belong to no container any more.
+    for (const std::string& name : names_in(core_.options.exec_root + "/sandboxes")) {
+        if (live_sandboxes.contains(name)) continue;
+        const std::string directory = core_.options.exec_root + "/sandboxes/" + name;
+        log_info("sandbox.swept", {{"id", name}});
+        if (auto shim = co_await supervisor::ShimClient::connect(core_.executor, directory)) {
+            std::ignore = co_await (*shim)->shutdown();
+            (*shim)->close();
+        }
+        std::ignore = co_await core_.pool.run([directory] { return remove_tree(directory); });
+    }
+    std::set<std::string> known;
+    std::set<std::string> running;
+    for (const ContainerPtr& container : core_.containers.all()) {
+        known.insert(container->id);
+        if (container->is_running()) running.insert(container->id);
+    }
+    co_return co_await core_.pool.run([this, known, running]() -> Result<> {
+        for (const std::string& name : cgroup_children(core_.options.cgroup_parent)) {
+            if (!is_container_id(name) || running.contains(name)) continue;
+            // Another daemon's containers live beside ours in the same parent: only what ours ever knew, or what nobody
+            // lives in, is cleared.
+            if (known.contains(name) || path_exists(core_.options.data_root + "/containers/" + name))
+                std::ignore = clear_cgroup(core_.options.cgroup_parent + "/" + name);
+        }
+        for (const std::string& name : names_in(core_.options.data_root + "/containers")) {
+            if (known.contains(name)) continue;
+            log_info("container.swept", {{"id", name}});
+            std::ignore = core_.images->layers().remove_container(name);
+        }
+        return {};
+    });
+}
+
+void ContainerService::adopt_exec(const ContainerPtr& container, const supervisor::ExecState& state,
+                                  std::shared_ptr<supervisor::ShimClient> shim) {
+    auto exec = std::make_shared<Exec>();
+    exec->id = state.exec_id;
+    exec->spec.tty = state.terminal;
+    exec->started = true;
+    exec->running = state.running;
+    exec->pid = state.pid;
+    if (state.exit) exec->exit_code = state.exit->code;
+    container->execs[exec->id] = exec;
+    core_.containers.execs[exec->id] = container->id;
+    core_.gate.spawn(watch_exec(container, exec, std::move(shim)));
+}
+
+void ContainerService::apply_restart_policies() {
+    for (const ContainerPtr& container : core_.containers.all()) {
+        const std::string& policy = container->host_config().restart_policy.name;
+        if (container->phase == Phase::restarting && container->starts > 0) continue;  // on its way already
+        const bool was_restarting = container->phase == Phase::restarting;
+        const bool ran_before = container->started_at != WallTime{};
+        const bool again =
+            was_restarting || (container->phase == Phase::exited && ran_before &&
+                               (policy == "always" || (policy == "unless-stopped" && !container->manually_stopped)));
+        if (!again) continue;
+        container->phase = Phase::restarting;
+        container->manually_stopped = false;
+        core_.gate.spawn(restart_later(container, container->exits));
+    }
+}
+
+void ContainerService::close() {
+    closing_ = true;
+    for (const ContainerPtr& container : core_.containers.all()) {
+        container->changed.notify_all();
+        for (auto& [id, exec] : container->execs) exec->changed.notify_all();
+        if (container->shim) container->shim->close();
+    }
+}
+
+}  // namespace wherry::engine
