@@ -8,9 +8,14 @@ namespace wherry::engine {
 
 asio::awaitable<void> Signal::wait(Clock::time_point deadline) {
     asio::steady_timer timer(co_await asio::this_coro::executor, deadline);
+    // Also when the caller is cancelled, which Asio says by throwing.
+    struct Registration {
+        std::vector<asio::steady_timer*>& list;
+        asio::steady_timer* timer;
+        ~Registration() { std::erase(list, timer); }
+    } const registration{.list = waiting_, .timer = &timer};
     waiting_.push_back(&timer);
     co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
-    std::erase(waiting_, &timer);
 }
 
 void Signal::notify_all() {
@@ -25,6 +30,13 @@ asio::awaitable<Mutex::Guard> Mutex::lock() {
     }
     bool granted = false;
     asio::steady_timer timer(co_await asio::this_coro::executor, asio::steady_timer::time_point::max());
+    struct Registration {
+        std::deque<Waiter>& list;
+        asio::steady_timer* timer;
+        ~Registration() {
+            std::erase_if(list, [this](const Waiter& waiter) { return waiter.timer == timer; });
+        }
+    } const registration{.list = waiting_, .timer = &timer};
     waiting_.push_back({.timer = &timer, .granted = &granted});
     while (!granted) co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
     co_return Guard(this);
