@@ -303,8 +303,9 @@ Result<std::vector<PlannedMount>> plan_mounts(const Config& config, const HostCo
         }
         planned.push_back(std::move(mount));
     }
-    std::ranges::stable_sort(
-        planned, {}, [](const PlannedMount& mount) { return std::ranges::count(mount.point.destination, '/'); });
+    std::ranges::sort(planned, {}, [](const PlannedMount& mount) {
+        return std::pair(std::ranges::count(mount.point.destination, '/'), mount.point.destination);
+    });
     return planned;
 }
 
