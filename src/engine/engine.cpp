@@ -281,9 +281,7 @@ asio::awaitable<void> EngineImpl::close() {
     containers_.close();
     denials_.stop();
     closing_.notify_all();
-    co_await core_.gate.close();
-    core_.journal.reset();  // writes what is queued
-    core_.store.reset();
+    co_await core_.gate.close();  // the journal writes what is queued when it is destroyed
 }
 
 }  // namespace
