@@ -160,13 +160,36 @@ void SupervisedContainer::watch_oom() {
     if (!oom) return;  // no memory controller here
     auto events = surroundings_.loop.watch(oom->fd(), oom->events(), [this](std::uint32_t) {
         auto kills = oom_watch_->read();
-        if (!kills || *kills <= oom_kills_) return;
-        oom_kills_ = *kills;
-        surroundings_.observer.on_oom({id_, oom_kills_});
+        if (kills && *kills > oom_kills_) {
+            report_oom(*kills);
+        } else {
+            recheck_oom(std::chrono::milliseconds(5));
+        }
     });
     if (!events) return;
     oom_watch_ = std::move(*oom);
     oom_events_ = std::move(*events);
+    // What happened before the watch.
+    if (auto kills = cgroup_->oom_kills()) report_oom(*kills);
+}
+
+// v1 tells of the shortage before the kill is counted: looks again, more and more rarely.
+void SupervisedContainer::recheck_oom(std::chrono::milliseconds delay) {
+    surroundings_.loop.schedule(oom_recheck_, delay, [this, delay] {
+        if (!cgroup_) return;
+        auto kills = cgroup_->oom_kills();
+        if (kills && *kills > oom_kills_) {
+            report_oom(*kills);
+        } else if (delay < std::chrono::seconds(2)) {
+            recheck_oom(delay * 3);
+        }
+    });
+}
+
+void SupervisedContainer::report_oom(std::uint64_t kills) {
+    if (kills <= oom_kills_) return;
+    oom_kills_ = kills;
+    surroundings_.observer.on_oom({id_, oom_kills_});
 }
 
 Result<ExecState> SupervisedContainer::exec(ExecRequest request) {
@@ -402,6 +425,7 @@ void SupervisedContainer::exec_ended(const std::string& exec_id, int wait_status
 }
 
 void SupervisedContainer::remove_cgroup() {
+    oom_recheck_.reset();
     oom_events_.reset();
     oom_watch_.reset();
     if (!cgroup_) return;

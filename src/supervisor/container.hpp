@@ -1,6 +1,7 @@
 // One supervised container: its runtime object, cgroup, log, first process and execs.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -75,6 +76,8 @@ class SupervisedContainer {
     void finish_first(ExitStatus status);
     void forget_old_execs();
     void watch_oom();
+    void report_oom(std::uint64_t kills);
+    void recheck_oom(std::chrono::milliseconds delay);
     void remove_cgroup();
     ExecState exec_state(const std::string& exec_id, const Exec& exec) const;
 
@@ -89,6 +92,7 @@ class SupervisedContainer {
     std::optional<confine::Cgroup> cgroup_;
     std::optional<confine::OomWatch> oom_watch_;
     Watch oom_events_;
+    Timer oom_recheck_;
     std::uint64_t oom_kills_ = 0;
     std::optional<oci::Container> container_;
     std::unique_ptr<SupervisedProcess> first_;

@@ -200,11 +200,11 @@ void LogWriter::write_batch(std::string& batch, StreamOffsets& batch_bytes) {
     } else {
         // Half an entry would spoil the next one.
         if (::ftruncate(file_->fd.get(), static_cast<off_t>(file_->size)) < 0) log_warn("log.truncate_failed");
-        if (!file_->losses.empty() && file_->losses.back().position == file_->size) {
-            file_->losses.back().bytes[0] += batch_bytes[0];
-            file_->losses.back().bytes[1] += batch_bytes[1];
+        StreamOffsets resume{written_[0] + batch_bytes[0], written_[1] + batch_bytes[1]};
+        if (file_->losses.empty() || file_->losses.back().position != file_->size) {
+            file_->losses.push_back({file_->size, resume});
         } else {
-            file_->losses.push_back({file_->size, batch_bytes});
+            file_->losses.back().resume = resume;
         }
         if (lost_entries_ == 0)
             log_error("log.write_failed", {{"path", options_.path}, {"errno", std::strerror(failure)}});
@@ -351,9 +351,15 @@ LogPosition LogWriter::find(const StreamOffsets& wanted) {
 }
 
 LogCursor::LogCursor(LogPosition from, LogDriver format, const StreamOffsets& wanted)
-    : at_(std::move(from)), format_(format), wanted_(wanted) {
-    while (losses_seen_ < at_.file->losses.size() && at_.file->losses[losses_seen_].position < at_.position)
-        ++losses_seen_;
+    : at_(std::move(from)), format_(format), wanted_(wanted) {}
+
+// The first loss at or behind the present place that has not been told of.
+const LogFile::Loss* LogCursor::next_loss() const {
+    for (const LogFile::Loss& loss : at_.file->losses) {
+        if (loss.position < at_.position) continue;
+        if (loss.resume[0] > at_.offsets[0] || loss.resume[1] > at_.offsets[1]) return &loss;
+    }
+    return nullptr;
 }
 
 std::optional<LogCursor::Piece> LogCursor::account(LogStream stream, std::string data, std::uint64_t lost) {
@@ -374,12 +380,10 @@ std::optional<LogCursor::Piece> LogCursor::account(LogStream stream, std::string
 }
 
 Result<std::optional<LogCursor::Piece>> LogCursor::next() {
-    if (second_loss_) return std::exchange(second_loss_, std::nullopt);
     while (true) {
         const LogFile& file = *at_.file;
-        std::uint64_t end = file.size;
-        bool loss_ahead = losses_seen_ < file.losses.size();
-        if (loss_ahead) end = std::min(end, file.losses[losses_seen_].position);
+        const LogFile::Loss* loss = next_loss();
+        std::uint64_t end = loss == nullptr ? file.size : loss->position;
         if (at_.position < end) {
             if (!scanner_) scanner_.emplace(format_, file.fd.get(), at_.position);
             auto entry = TRY(scanner_->next(end));
@@ -390,21 +394,16 @@ Result<std::optional<LogCursor::Piece>> LogCursor::next() {
             }
             if (at_.position < end) return fail(Code::data_loss, "the log was changed by somebody else");
         }
-        if (loss_ahead) {
-            const LogFile::Loss& loss = file.losses[losses_seen_++];
-            auto first = loss.bytes[0] > 0 ? account(LogStream::stdout_stream, {}, loss.bytes[0]) : std::nullopt;
-            auto second = loss.bytes[1] > 0 ? account(LogStream::stderr_stream, {}, loss.bytes[1]) : std::nullopt;
-            if (first) {
-                second_loss_ = std::move(second);
-                return first;
-            }
-            if (second) return second;
+        if (loss != nullptr) {
+            std::size_t index = loss->resume[0] > at_.offsets[0] ? 0 : 1;
+            LogStream stream = index == 0 ? LogStream::stdout_stream : LogStream::stderr_stream;
+            if (auto piece = account(stream, {}, loss->resume[index] - at_.offsets[index])) return piece;
             continue;
         }
         if (!file.next) return std::nullopt;
-        at_.file = file.next;
+        std::shared_ptr<LogFile> next = file.next;
+        at_.file = std::move(next);
         at_.position = 0;
-        losses_seen_ = 0;
         scanner_.reset();
     }
 }

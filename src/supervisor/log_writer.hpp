@@ -31,9 +31,10 @@ struct LogFile {
     Fd fd;
     std::uint64_t size = 0;
     std::shared_ptr<LogFile> next;  // set when it is rotated away
+    // At `position` bytes are missing: the streams go on at these offsets.
     struct Loss {
         std::uint64_t position;
-        StreamOffsets bytes;
+        StreamOffsets resume;
     };
     std::vector<Loss> losses;
 
@@ -128,13 +129,12 @@ class LogCursor {
 
   private:
     std::optional<Piece> account(LogStream stream, std::string data, std::uint64_t lost);
+    const LogFile::Loss* next_loss() const;
 
     LogPosition at_;
     LogDriver format_;
     StreamOffsets wanted_;
-    std::size_t losses_seen_ = 0;
     std::optional<EntryScanner> scanner_;
-    std::optional<Piece> second_loss_;
 };
 
 }  // namespace wherry::supervisor
