@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/fd.hpp"
 #include "base/log.hpp"
@@ -95,24 +96,45 @@ Result<std::span<char>> map_scratch() {
     return std::span<char>(static_cast<char*>(memory), scratch_bytes);
 }
 
-// Takes the pages of the program itself out of this process's memory: they stay in the page cache and come back when
-// they are touched. Hundreds of idle shims then hold next to nothing.
-void forget_program_pages() {
-    ::dl_iterate_phdr(
-        [](dl_phdr_info* info, std::size_t, void*) {
-            for (const ElfW(Phdr) & segment : std::span(info->dlpi_phdr, info->dlpi_phnum)) {
-                // Only what is never written: dropping a changed private page would lose the change.
-                if (segment.p_type != PT_LOAD || (segment.p_flags & PF_W) != 0) continue;
-                constexpr std::uintptr_t page = 4096;
-                std::uintptr_t begin = (info->dlpi_addr + segment.p_vaddr + page - 1) & ~(page - 1);
-                std::uintptr_t end = (info->dlpi_addr + segment.p_vaddr + segment.p_memsz) & ~(page - 1);
-                // SAFETY: whole pages of a read-only file mapping; the kernel reads them again from the file.
-                if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-            }
-            return 0;
-        },
-        nullptr);
-}
+// Gives back what an idle shim does not need: buffers, freed heap, the stack that calls left behind, and the pages of
+// the program itself, which stay in the page cache and come back when they are touched. Hundreds of idle shims then
+// hold next to nothing.
+class MemoryReturner {
+  public:
+    explicit MemoryReturner(std::span<char> scratch) : scratch_(scratch) {
+        ::dl_iterate_phdr(&MemoryReturner::remember, this);
+    }
+
+    void run() const {
+        ::madvise(scratch_.data(), scratch_.size(), MADV_DONTNEED);
+        ::malloc_trim(0);
+        // Not what this frame and those it calls use.
+        std::uintptr_t here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));  // SAFETY: only as a number
+        std::uintptr_t end = (here - 2 * page) & ~(page - 1);
+        // SAFETY: the stack grows down: nothing lives below; holes in the range are skipped.
+        ::madvise(reinterpret_cast<void*>(end - 32 * page), 32 * page, MADV_DONTNEED);
+        for (std::span<char> segment : segments_) ::madvise(segment.data(), segment.size(), MADV_DONTNEED);
+    }
+
+  private:
+    static constexpr std::uintptr_t page = 4096;
+
+    static int remember(dl_phdr_info* info, std::size_t, void* self) {
+        for (const ElfW(Phdr) & segment : std::span(info->dlpi_phdr, info->dlpi_phnum)) {
+            // Only what is never written: dropping a changed private page would lose the change.
+            if (segment.p_type != PT_LOAD || (segment.p_flags & PF_W) != 0) continue;
+            std::uintptr_t begin = (info->dlpi_addr + segment.p_vaddr + page - 1) & ~(page - 1);
+            std::uintptr_t end = (info->dlpi_addr + segment.p_vaddr + segment.p_memsz) & ~(page - 1);
+            // SAFETY: whole pages of a read-only file mapping; the kernel reads them again from the file.
+            if (begin < end)
+                static_cast<MemoryReturner*>(self)->segments_.emplace_back(reinterpret_cast<char*>(begin), end - begin);
+        }
+        return 0;
+    }
+
+    std::span<char> scratch_;
+    std::vector<std::span<char>> segments_;
+};
 
 Result<> serve(const Arguments& arguments, std::string_view software) {
     // Not fatal where it fails: it may have the session already, and an OOM score can only be lowered by some.
@@ -145,11 +167,8 @@ Result<> serve(const Arguments& arguments, std::string_view software) {
         [[maybe_unused]] ssize_t got = ::read(child_events.get(), &count, sizeof count);
         server.reap_children();
     }));
-    loop->set_idle_callback(idle_delay, [scratch] {
-        ::madvise(scratch.data(), scratch.size(), MADV_DONTNEED);
-        ::malloc_trim(0);
-        forget_program_pages();
-    });
+    MemoryReturner memory(scratch);
+    loop->set_idle_callback(idle_delay, [&memory] { memory.run(); });
     loop->run();
     return {};
 }

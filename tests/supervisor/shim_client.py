@@ -1,6 +1,7 @@
 """A client of the supervisor's control protocol, written from docs/supervisor.md alone."""
 
 import array
+import itertools
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import time
 
 import pytest
 
+_numbers = itertools.count(1)
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -170,7 +172,6 @@ class Shim:
         theirs.close()
         self.control = Connection(ours)
         self.hello = self.control.call("hello", {"version": 1, "client": "test"})
-        self.count = 0
 
     def make_root(self) -> None:
         for name in ("bin", "proc", "dev", "sys", "tmp", "etc", "root"):
@@ -210,8 +211,7 @@ class Shim:
 
     def request(self, args: list[str], driver: str = "json-file", log: dict | None = None, terminal: bool = False,
                 container_id: str | None = None, spec: dict | None = None, **members) -> dict:
-        self.count += 1
-        container_id = container_id or f"wherry-shim-test-{os.getpid()}-{self.count}"
+        container_id = container_id or f"wherry-shim-test-{os.getpid()}-{next(_numbers)}"
         folder = self.folder / container_id
         for name in ("upper", "work"):
             (folder / name).mkdir(parents=True, exist_ok=True)
