@@ -147,6 +147,7 @@ asio::awaitable<Result<std::unique_ptr<StdioSession>>> ContainerService::exec_st
     session.request.want_stderr = exec->spec.attach_stderr && !exec->spec.tty;
     session.request.stdout_offset = 0;
     session.request.stderr_offset = 0;
+    session.exec = exec;
     session.closed = [exec] {
         --exec->sessions;
         exec->changed.notify_all();

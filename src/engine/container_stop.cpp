@@ -24,7 +24,9 @@ class Waiter final : public WaitHandle {
         const ContainerPtr container = container_;
         while (!cancelled_ && !met()) co_await container->changed.wait();
         if (cancelled_ && !met()) co_return fail(Code::cancelled, "no longer waiting");
-        co_return WaitResult{.status_code = container->exit_code, .error = container->error};
+        // A start that failed has been told to whoever started it.
+        co_return WaitResult{.status_code = container->exit_code,
+                             .error = condition_ == WaitCondition::removed ? std::string() : container->error};
     }
     void cancel() override {
         cancelled_ = true;

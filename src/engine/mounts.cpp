@@ -122,7 +122,14 @@ Result<Strings> parse_tmpfs_options(std::string_view text) {
         std::erase(options, option);
         options.push_back(option);
     };
-    if (text.empty()) return options;
+    const auto with_mode = [&] {
+        if (std::ranges::none_of(options, [](const std::string& one) { return one.starts_with("mode="); }))
+            options.emplace_back("mode=1777");
+    };
+    if (text.empty()) {
+        with_mode();
+        return options;
+    }
     constexpr std::array<std::pair<std::string_view, std::string_view>, 5> flags{
         {{"rw", "ro"}, {"suid", "nosuid"}, {"dev", "nodev"}, {"exec", "noexec"}, {"atime", "noatime"}}};
     for (const std::string& option : split(text, ',')) {
@@ -162,6 +169,7 @@ Result<Strings> parse_tmpfs_options(std::string_view text) {
         }
         if (!known) return fail(Code::invalid_argument, "invalid tmpfs option \"" + option + "\"");
     }
+    with_mode();
     return options;
 }
 

@@ -183,6 +183,8 @@ Result<> add_mounts(const SpecInput& input, oci::Spec& spec) {
             mount.type = "tmpfs";
             mount.source = "tmpfs";
             mount.options = {"noexec", "nosuid", "nodev", point.read_write ? "rw" : "ro"};
+            if (request == nullptr || !request->tmpfs_options || request->tmpfs_options->mode == 0)
+                mount.options.emplace_back("mode=1777");
             if (request != nullptr && request->tmpfs_options) {
                 const TmpfsOptions& options = *request->tmpfs_options;
                 if (options.size_bytes > 0) mount.options.push_back("size=" + std::to_string(options.size_bytes));

@@ -6,6 +6,8 @@
 namespace wherry::engine {
 namespace {
 
+constexpr std::chrono::seconds exit_patience{3};
+
 // What the session and its coroutines share; a dropped session lets running calls come to their end.
 struct Shared {
     ContainerPtr container;

@@ -22,6 +22,9 @@ struct StreamSessionOptions {
     std::string backlog;      // given first, as standard output
     // A process that has not started yet (docker run attaches first): the run to wait for; 0: it runs already.
     std::uint64_t wait_for_start = 0;
+    // An exec: its end is reported after its exit code is known, which clients ask for next. A process that only closed
+    // its output is waited for a little while.
+    std::shared_ptr<Exec> exec;
     std::function<void()> closed;  // when the session ends or is dropped; once
 };
 
