@@ -21,7 +21,7 @@ namespace wherry::supervisor {
 namespace {
 
 // Ended execs that nobody asked to forget; the oldest go first beyond this.
-constexpr std::size_t max_ended_execs = 64;
+constexpr std::size_t max_ended_execs = 32;
 constexpr std::size_t max_execs = 4096;
 
 std::array<int, 3> numbers_of(const ChildStdio& stdio) {
@@ -102,14 +102,14 @@ Result<> SupervisedContainer::set_up(CreateRequest& request, int netns) {
         create.columns = create.spec.process->console_size->width;
     }
     auto mark = [this](std::string phase) { timings_.push_back({std::move(phase), monotonic_ns() - begin_ns_}); };
-    mark("parsed");
+    mark("request");
 
     const confine::CgroupSystem* system = TRY(confine::CgroupSystem::of_this_host());
     const std::string& wanted_path = create.spec.linux_spec.cgroups_path;
     cgroup_ = TRY(confine::Cgroup::create(*system, wanted_path.empty() ? "/wherry/" + id_ : wanted_path), "cgroup");
     TRY(cgroup_->apply(create.spec.linux_spec.resources), "cgroup");
     create.cgroup = &*cgroup_;
-    mark("cgroup");
+    mark("limits");
 
     std::unique_ptr<LogWriter> log;
     if (request.log.driver != LogDriver::none) log = TRY(LogWriter::open(request.log));
@@ -398,7 +398,7 @@ void SupervisedContainer::first_process_ended(int wait_status) {
 }
 
 void SupervisedContainer::finish_first(ExitStatus status) {
-    if (!exit_record_path_.empty()) {
+    if (started_ && !exit_record_path_.empty()) {
         ExitRecord record{id_, first_->pid, first_->started_at, status};
         // Not synced to the disk: that takes as long as the whole start did (docs/decisions). It survives every
         // process.
@@ -411,8 +411,10 @@ void SupervisedContainer::finish_first(ExitStatus status) {
 }
 
 void SupervisedContainer::exec_ended(const std::string& exec_id, int wait_status) {
-    SupervisedProcess& process = *execs_.at(exec_id).process;
+    Exec& exec = execs_.at(exec_id);
+    SupervisedProcess& process = *exec.process;
     process.reaped = true;
+    exec.pidfd.reset();
     ExitStatus status = exit_status_from_wait(wait_status, wall_now());
     process.close_streams();
     process.output().drain([this, exec_id, status, alive = std::weak_ptr(alive_)] {
