@@ -21,7 +21,7 @@ struct AttachPlan {
     bool terminal = false;
     bool input = false;
     bool proxy_signals = true;
-    std::string detach_keys;                            // bytes
+    std::string detach_keys;                       // bytes
     std::function<void(WindowSize)> resize;        // of the container's terminal
     std::function<void(std::string_view)> signal;  // a proxied signal's name
 };

@@ -19,12 +19,12 @@ namespace wherry::cli {
 using ValueCheck = Result<> (*)(std::string_view value);
 
 struct Option {
-    std::string_view name;        // without the dashes
-    char letter = 0;              // 0: none
+    std::string_view name;   // without the dashes
+    char letter = 0;         // 0: none
     std::string_view value;  // what the value is ("string", "list", …); empty: a boolean
     std::string_view help;
-    ValueCheck check = nullptr;      // booleans are always checked
-    std::string_view fallback;  // the default as help shows it
+    ValueCheck check = nullptr;  // booleans are always checked
+    std::string_view fallback;   // the default as help shows it
     bool hidden = false;
     std::string_view refusal;  // not empty: the option is known and refused with this reason
 };

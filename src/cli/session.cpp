@@ -179,13 +179,16 @@ QueryText& QueryText::add_flag(std::string_view name, bool value) {
     return value ? add(name, "1") : *this;
 }
 
+Result<> check_filter(std::string_view value) {
+    if (value.find('=') == std::string_view::npos)
+        return fail(Code::invalid_argument, "bad format of filter (expected name=value)");
+    return {};
+}
+
 Result<std::string> encode_filters(const std::vector<std::string>& filters, const json::object& more) {
     json::object all = more;
     for (const std::string& filter : filters) {
         auto equals = filter.find('=');
-        if (equals == std::string::npos)
-            return fail(Code::invalid_argument, "invalid argument \"" + filter +
-                                                    "\" for \"-f, --filter\" flag: invalid filter '" + filter + "'");
         std::string name = filter.substr(0, equals);
         for (char& c : name)
             if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');

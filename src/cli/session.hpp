@@ -81,6 +81,8 @@ class QueryText {
     std::string text_;
 };
 
+// Is it "name=value"? For the tables of options.
+Result<> check_filter(std::string_view value);
 // --filter values ("name=x", repeated) as the API's JSON; errors in Docker's words.
 Result<std::string> encode_filters(const std::vector<std::string>& filters, const boost::json::object& more = {});
 

@@ -82,6 +82,7 @@ std::string align(std::string_view text, TableShape shape) {
 
 Result<std::string> Listing::render(std::string_view format) const {
     TemplateOptions options;
+    options.rows = true;
     options.method = [this](const json::value& object, std::string_view name,
                             std::span<const json::value> arguments) -> std::optional<json::value> {
         if (!method || !object.is_object()) return std::nullopt;

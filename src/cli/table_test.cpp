@@ -57,7 +57,8 @@ TEST(rows, ports_are_joined_into_ranges) {
     auto container = parse_json(
         R"({"Ports":[{"IP":"0.0.0.0","PrivatePort":80,"PublicPort":8080,"Type":"tcp"},{"IP":"0.0.0.0","PrivatePort":81,"PublicPort":8081,"Type":"tcp"},
 {"PrivatePort":9000,"Type":"tcp"},{"PrivatePort":9001,"Type":"tcp"},{"IP":"::","PrivatePort":80,"PublicPort":8080,"Type":"tcp"},{"PrivatePort":53,"Type":"udp"}]})");
-    EXPECT_EQ(show_ports(*container), "53/udp, 0.0.0.0:8080-8081->80-81/tcp, [::]:8080->80/tcp, 9000-9001/tcp");
+    EXPECT_EQ(show_ports(*container),
+              "53/udp, 9000-9001/tcp, 0.0.0.0:8080->80/tcp, [::]:8080->80/tcp, 0.0.0.0:8081->81/tcp");
 }
 
 TEST(demultiplexer, takes_frames_apart_wherever_they_are_cut) {

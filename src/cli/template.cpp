@@ -141,8 +141,8 @@ class Execution {
             std::vector<Value> arguments;
             for (std::size_t i = 1; i < call.size(); ++i) arguments.push_back(TRY(operand(call[i], dot)));
             if (piped) arguments.push_back(std::move(*piped));
-            Value value = TRY(call_function(first.name, arguments, options_.header));
-            return follow(std::move(value), first.fields, {});
+            Value value = TRY(call_function(first.name, arguments, options_));
+            return follow(std::move(value), first, {});
         }
         std::vector<Value> arguments;
         for (std::size_t i = 1; i < call.size(); ++i) arguments.push_back(TRY(operand(call[i], dot)));
@@ -166,7 +166,7 @@ class Execution {
                 base = TRY(evaluate(*item.inner, dot));
                 break;
             case Operand::Kind::function: {
-                base = TRY(call_function(item.name, {}, options_.header));
+                base = TRY(call_function(item.name, {}, options_));
                 break;
             }
             case Operand::Kind::variable: {
@@ -182,14 +182,26 @@ class Execution {
         if (!arguments.empty() && item.fields.empty())
             return fail(Code::invalid_argument,
                         "template: can't give argument to non-function " + print_value(base.json));
-        return follow(std::move(base), item.fields, arguments);
+        return follow(std::move(base), item, arguments);
     }
 
-    Result<Value> follow(Value value, const std::vector<std::string>& fields, const std::vector<Value>& arguments) {
+    Result<Value> follow(Value value, const Operand& item, const std::vector<Value>& arguments) {
+        const std::vector<std::string>& fields = item.fields;
+        std::size_t column = item.column;
+        // Where a member is not there, as Go says it: the column of the member, and the whole chain.
+        auto nothing = [&](const std::string& name, std::size_t at) {
+            Value none;
+            none.missing = name;
+            std::string chain;
+            for (const std::string& field : fields) chain += "." + field;
+            none.where = ":1:" + std::to_string(at) + ": executing \"\" at <" + chain + ">";
+            return none;
+        };
         for (std::size_t i = 0; i < fields.size(); ++i) {
             const std::string& name = fields[i];
             bool last = i + 1 == fields.size();
             if (!value.missing.empty()) return missing_entry(value);
+            if (i > 0) column += fields[i - 1].size() + 1;
             if (options_.method) {
                 std::vector<json::value> plain;
                 if (last)
@@ -205,18 +217,14 @@ class Execution {
             if (value.json.is_object()) {
                 const json::value* found = value.json.get_object().if_contains(name);
                 if (found == nullptr) {
-                    Value none;
-                    none.missing = name;
-                    value = std::move(none);
+                    value = nothing(name, column);
                 } else {
                     Value next{*found};
                     next.field = name;
                     value = std::move(next);
                 }
             } else if (value.json.is_null()) {
-                Value none;
-                none.missing = name;
-                value = std::move(none);
+                value = nothing(name, column);
             } else {
                 return fail(Code::invalid_argument, "template: :1: executing \"\" at <." + name +
                                                         ">: can't evaluate field " + name + " in type " +

@@ -30,6 +30,8 @@ struct TemplateOptions {
     std::function<std::optional<boost::json::value>(const boost::json::value& object, std::string_view name,
                                                     std::span<const boost::json::value> arguments)>
         method = {};
+    // Objects are rows of a listing, whose "json" escapes "<", ">" and "&" (as Go's Marshal does); inspect's does not.
+    bool rows = false;
     // Values are column headings: helpers hand them through unchanged.
     bool header = false;
 };
@@ -47,8 +49,9 @@ class Template {
 
 // As Go prints a value with %v.
 std::string print_value(const boost::json::value& value);
-// Compact JSON as Go's encoder writes it: "<", ">" and "&" escaped, objects in their own order.
-std::string go_json(const boost::json::value& value);
+// Compact JSON, members in their own order; escape_html: "<", ">" and "&" as Go's Marshal writes them.
+enum class HtmlEscape : bool { no, yes };
+std::string go_json(const boost::json::value& value, HtmlEscape escape = HtmlEscape::no);
 // The same document indented by `indent` spaces a level; "[]" and "{}" stay on one line; nothing escaped beyond JSON.
 std::string indented_json(const boost::json::value& value, int indent);
 

@@ -149,9 +149,9 @@ std::string print_value(const json::value& value) {
     }
 }
 
-std::string go_json(const json::value& value) {
+std::string go_json(const json::value& value, HtmlEscape escape) {
     std::string out;
-    write_json(out, value, 0, 0, true);
+    write_json(out, value, 0, 0, escape == HtmlEscape::yes);
     return out;
 }
 
@@ -379,14 +379,42 @@ Result<Value> slice(const std::vector<Value>& arguments) {
     return Value{std::move(part)};
 }
 
+// Upper case of the letters of two bytes in UTF-8 that have a simple one: Latin-1, Greek, Cyrillic.
+unsigned change_letter(unsigned letter, bool upper) {
+    struct Block {
+        unsigned first;
+        unsigned last;
+        unsigned distance;  // of the lower from the upper letters
+    };
+    static constexpr Block lower_blocks[] = {{0xe0, 0xf6, 0x20},   {0xf8, 0xfe, 0x20},   {0x3b1, 0x3c1, 0x20},
+                                             {0x3c3, 0x3c9, 0x20}, {0x430, 0x44f, 0x20}, {0x450, 0x45f, 0x50}};
+    for (const Block& block : lower_blocks) {
+        if (upper && letter >= block.first && letter <= block.last) return letter - block.distance;
+        if (!upper && letter >= block.first - block.distance && letter <= block.last - block.distance)
+            return letter + block.distance;
+    }
+    return letter;
+}
+
 std::string change_case(std::string text, const std::string& name) {
     bool start = true;
-    for (char& c : text) {
-        bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-        if (name == "lower" && c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-        if ((name == "upper" || (name == "title" && start)) && c >= 'a' && c <= 'z')
-            c = static_cast<char>(c - 'a' + 'A');
-        start = !letter && !(c >= '0' && c <= '9') && c != '_';
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        auto byte = static_cast<unsigned char>(text[i]);
+        bool up = name == "upper" || (name == "title" && start);
+        bool down = name == "lower";
+        if (byte < 0x80) {
+            bool lower = byte >= 'a' && byte <= 'z';
+            bool upper = byte >= 'A' && byte <= 'Z';
+            if ((lower && up) || (upper && down)) text[i] = static_cast<char>(byte ^ 0x20U);
+            start = !lower && !upper && !(byte >= '0' && byte <= '9') && byte != '_';
+            continue;
+        }
+        start = false;
+        if ((byte & 0xe0U) != 0xc0U || i + 1 >= text.size()) continue;
+        unsigned letter = ((byte & 0x1fU) << 6U) | (static_cast<unsigned char>(text[i + 1]) & 0x3fU);
+        if (up || down) letter = change_letter(letter, up);
+        text[i] = static_cast<char>(0xc0U | (letter >> 6U));
+        text[++i] = static_cast<char>(0x80U | (letter & 0x3fU));
     }
     return text;
 }
@@ -444,8 +472,9 @@ std::string_view type_name(const json::value& value) {
 }
 
 std::unexpected<Error> missing_entry(const Value& value) {
-    return fail(Code::invalid_argument, "template parsing error: template: :1:2: executing \"\" at <." + value.missing +
-                                            ">: map has no entry for key \"" + value.missing + "\"");
+    std::string where = value.where.empty() ? ":1:2: executing \"\" at <." + value.missing + ">" : value.where;
+    return fail(Code::invalid_argument,
+                "template parsing error: template: " + where + ": map has no entry for key \"" + value.missing + "\"");
 }
 
 bool truth(const Value& value) {
@@ -507,11 +536,12 @@ Result<std::string> printed(const Value& value) {
     return std::string("<no value>");
 }
 
-Result<Value> call_function(const std::string& name, const std::vector<Value>& arguments, bool header) {
+Result<Value> call_function(const std::string& name, const std::vector<Value>& arguments,
+                            const TemplateOptions& options) {
     static constexpr std::string_view helper_names[] = {"lower", "upper",    "title", "split", "truncate",
                                                         "pad",   "urlquery", "html",  "js"};
     bool helper = std::ranges::find(helper_names, name) != std::end(helper_names);
-    if (header && (helper || name == "json" || name == "join")) {
+    if (options.header && (helper || name == "json" || name == "join")) {
         if (arguments.empty()) return wrong("wrong number of args for " + name + ": want at least 1 got 0");
         return arguments[0];
     }
@@ -520,7 +550,10 @@ Result<Value> call_function(const std::string& name, const std::vector<Value>& a
         if (arguments.size() != 1)
             return wrong("wrong number of args for json: want 1 got " + std::to_string(arguments.size()));
         if (!arguments[0].missing.empty()) return missing_entry(arguments[0]);
-        return text(arguments[0].zero ? "\"\"" : go_json(arguments[0].json));
+        return text(arguments[0].zero
+                        ? "\"\""
+                        : go_json(arguments[0].json,
+                                  options.rows && arguments[0].json.is_object() ? HtmlEscape::yes : HtmlEscape::no));
     }
     if (name == "index") return index(arguments);
     if (name == "slice") return slice(arguments);

@@ -15,6 +15,7 @@ struct Token {
     std::string text;
     boost::json::value literal = {};
     bool space_before = false;
+    std::size_t column = 0;
 };
 
 bool name_character(char c) {
@@ -24,7 +25,7 @@ bool name_character(char c) {
 
 class Parser {
   public:
-    explicit Parser(std::string_view text) : text_(text) {}
+    explicit Parser(std::string_view text) : text_(text), length_(text.size()) {}
 
     Result<Tree> parse() {
         Tree tree;
@@ -162,6 +163,7 @@ class Parser {
         while (true) {
             const Token& token = peek();
             Operand operand;
+            operand.column = token.column;
             switch (token.kind) {
                 case Token::Kind::field:
                     operand.kind = Operand::Kind::dot;
@@ -220,6 +222,7 @@ class Parser {
             if (text_.empty()) return error("unclosed action");
             Token token;
             token.space_before = space;
+            token.column = length_ - text_.size();
             char c = text_.front();
             if (c == '.' && !(text_.size() > 1 && text_[1] >= '0' && text_[1] <= '9')) {
                 token.kind = Token::Kind::field;
@@ -371,6 +374,7 @@ class Parser {
     }
 
     std::string_view text_;
+    std::size_t length_;
     std::vector<Token> tokens_;
     std::size_t position_ = 0;
     bool trim_next_ = false;

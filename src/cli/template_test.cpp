@@ -92,7 +92,7 @@ TEST(templates, indented_json_is_dockers) {
     EXPECT_EQ(indented_json(*parse_json(R"([{"a":1,"b":[],"c":{},"d":["<x>"]}])"), 4),
               "[\n    {\n        \"a\": 1,\n        \"b\": [],\n        \"c\": {},\n        \"d\": [\n            "
               "\"<x>\"\n        ]\n    }\n]");
-    EXPECT_EQ(go_json(*parse_json(R"("<a&b>\u0001")")), "\"\\u003ca\\u0026b\\u003e\\u0001\"");
+    EXPECT_EQ(go_json(*parse_json(R"("<a&b>\u0001")"), HtmlEscape::yes), "\"\\u003ca\\u0026b\\u003e\\u0001\"");
 }
 
 }  // namespace

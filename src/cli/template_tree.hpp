@@ -20,6 +20,7 @@ struct Operand {
     boost::json::value literal;
     std::unique_ptr<Pipeline> inner;  // of a parenthesis
     std::vector<std::string> fields;  // ".A.B" that follows
+    std::size_t column = 0;           // of its beginning, for messages
 };
 
 using Call = std::vector<Operand>;  // first is the function or value, the rest its arguments

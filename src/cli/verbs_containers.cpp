@@ -16,7 +16,8 @@ namespace {
 
 constexpr Option ps_options[] = {
     {"all", 'a', {}, "Show all containers (default shows just running)"},
-    {"filter", 'f', "filter", "Filter output based on conditions provided (e.g. status=exited, name=web, label=a=b)"},
+    {"filter", 'f', "filter", "Filter output based on conditions provided (e.g. status=exited, name=web, label=a=b)",
+     check_filter},
     {"format", 0, "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"},
     {"last", 'n', "int", "Show n last created containers (includes all states)", check_integer, "-1"},
     {"latest", 'l', {}, "Show the latest created container (includes all states)"},
@@ -52,44 +53,49 @@ std::string show_ports(const json::value& container) {
     std::ranges::sort(rows, [](const PortRow& a, const PortRow& b) {
         return std::tie(a.container, a.ip, a.host, a.protocol) < std::tie(b.container, b.ip, b.host, b.protocol);
     });
-    // Adjacent ports are joined into ranges, for each address and protocol apart.
+    // As Docker: ports without an address, and those published under their own number, are joined into ranges, for each
+    // address and protocol apart; those published under another number follow one by one.
     struct Range {
-        PortRow first;
+        std::int64_t first = 0;
         std::int64_t last = 0;
-        std::int64_t last_host = 0;
     };
-    std::vector<Range> ranges;
-    std::map<std::pair<std::string, std::string>, std::size_t> open;
+    std::vector<std::string> shown;
+    std::vector<std::string> mapped;
+    std::vector<std::string> order;
+    std::map<std::string, Range> ranges;
+    auto address_of = [](const std::string& ip) { return ip.find(':') != std::string::npos ? "[" + ip + "]" : ip; };
+    auto text_of = [](const std::string& key, const Range& range) {
+        std::string span = std::to_string(range.first);
+        if (range.last > range.first) span += "-" + std::to_string(range.last);
+        auto slash = key.rfind('/');
+        std::string text = slash == std::string::npos ? "" : key.substr(0, slash) + ":" + span + "->";
+        return text + span + "/" + key.substr(slash + 1);
+    };
     for (const PortRow& row : rows) {
-        auto key = std::pair(row.ip + (row.host == 0 ? "|" : ""), row.protocol);
-        auto found = open.find(key);
-        if (found != open.end()) {
-            Range& range = ranges[found->second];
-            if (row.container == range.last && row.host == range.last_host) continue;
-            bool follows_host = row.host == 0 || (row.host == range.last_host + 1 &&
-                                                  row.host - row.container == range.first.host - range.first.container);
-            if (row.container == range.last + 1 && follows_host) {
-                range.last = row.container;
-                range.last_host = row.host;
+        std::string key = row.protocol;
+        if (!row.ip.empty()) {
+            if (row.host != row.container) {
+                mapped.push_back(address_of(row.ip) + ":" + std::to_string(row.host) + "->" +
+                                 std::to_string(row.container) + "/" + row.protocol);
                 continue;
             }
+            key = address_of(row.ip) + "/" + row.protocol;
         }
-        open[key] = ranges.size();
-        ranges.push_back({row, row.container, row.host});
+        auto found = ranges.find(key);
+        if (found == ranges.end()) {
+            ranges[key] = {row.container, row.container};
+            order.push_back(key);
+        } else if (row.container == found->second.last + 1) {
+            found->second.last = row.container;
+        } else {
+            shown.push_back(text_of(key, found->second));
+            found->second = {row.container, row.container};
+        }
     }
+    for (const std::string& key : order) shown.push_back(text_of(key, ranges[key]));
+    shown.insert(shown.end(), mapped.begin(), mapped.end());
     std::string out;
-    for (const Range& range : ranges) {
-        if (!out.empty()) out += ", ";
-        auto span = [](std::int64_t first, std::int64_t last) {
-            return std::to_string(first) + (last > first ? "-" + std::to_string(last) : "");
-        };
-        if (range.first.host != 0) {
-            std::string address =
-                range.first.ip.find(':') != std::string::npos ? "[" + range.first.ip + "]" : range.first.ip;
-            out += (address.empty() ? "" : address + ":") + span(range.first.host, range.last_host) + "->";
-        }
-        out += span(range.first.container, range.last) + "/" + range.first.protocol;
-    }
+    for (const std::string& text : shown) out += (out.empty() ? "" : ", ") + text;
     return out;
 }
 
@@ -167,7 +173,8 @@ json::object container_row(const json::value& container, bool full) {
     row["Mounts"] = mounts;
     row["LocalVolumes"] = std::to_string(local);
     row["Networks"] = joined_keys(value_at(container, "NetworkSettings.Networks"));
-    row["Platform"] = text_at(container, "ImageManifestDescriptor.platform.os");
+    const json::value* platform = value_at(container, "ImageManifestDescriptor.platform");
+    row["Platform"] = platform == nullptr ? json::value() : *platform;
     if (const json::value* labels = value_at(container, "Labels")) row[label_source] = *labels;
     return row;
 }

@@ -14,7 +14,8 @@ namespace wherry::cli {
 namespace {
 
 constexpr Option events_options[] = {
-    {"filter", 'f', "filter", "Filter output based on conditions provided (e.g. type=container, event=die)"},
+    {"filter", 'f', "filter", "Filter output based on conditions provided (e.g. type=container, event=die)",
+     check_filter},
     {"format", 0, "string", "Format output: 'json', or a Go template"},
     {"since", 0, "string", "Show all events created since timestamp"},
     {"until", 0, "string", "Stream events until this timestamp"},

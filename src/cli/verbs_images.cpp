@@ -17,7 +17,8 @@ namespace {
 constexpr Option images_options[] = {
     {"all", 'a', {}, "Show all images (default hides intermediate images)"},
     {"digests", 0, {}, "Show digests"},
-    {"filter", 'f', "filter", "Filter output based on conditions provided (e.g. dangling=true, reference=web:*)"},
+    {"filter", 'f', "filter", "Filter output based on conditions provided (e.g. dangling=true, reference=web:*)",
+     check_filter},
     {"format", 0, "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"},
     {"no-trunc", 0, {}, "Don't truncate output"},
     {"quiet", 'q', {}, "Only show image IDs"},
@@ -93,7 +94,7 @@ void add_image_rows(Listing& listing, const json::value& image, bool full, bool 
     base["CreatedSince"] = human_ago(created, wall_now());
     std::string size = human_size(static_cast<double>(integer_at(image, "Size")));
     base["Size"] = size;
-    base["VirtualSize"] = size;
+    base["VirtualSize"] = human_size(static_cast<double>(integer_at(image, "Size")), 4);
     auto count = [&](std::string_view name) {
         return value_at(image, name) == nullptr || integer_at(image, name) == -1
                    ? std::string("N/A")
@@ -118,6 +119,7 @@ void add_image_rows(Listing& listing, const json::value& image, bool full, bool 
         listing.add(std::move(row));
     };
     auto digest_of = [&](const std::string& repository) -> std::string {
+        if (!digests) return "<none>";
         for (const std::string& entry : digest_list)
             if (auto at = entry.find('@'); entry.substr(0, at) == repository) return entry.substr(at + 1);
         return "<none>";

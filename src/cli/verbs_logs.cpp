@@ -117,7 +117,7 @@ Result<int> port(Session& session, const Invocation& invocation) {
                                  wanted.empty() ? key + " -> " + address(binding) : address(binding)});
         }
     if (lines.empty() && !wanted.empty())
-        return fail(Code::not_found, "no public port '" + wanted + "' published for " + name);
+        return fail(Code::not_found, "Error: No public port '" + invocation.arguments[1] + "' published for " + name);
     std::ranges::sort(lines, [](const Line& a, const Line& b) {
         return std::tie(a.number, a.protocol, a.text) < std::tie(b.number, b.protocol, b.text);
     });

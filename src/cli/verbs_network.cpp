@@ -34,7 +34,7 @@ constexpr Option create_options[] = {
     {"subnet", 0, "strings", "Subnet in CIDR format that represents a network segment"},
 };
 constexpr Option ls_options[] = {
-    {"filter", 'f', "filter", "Provide filter values (e.g. \"driver=bridge\")"},
+    {"filter", 'f', "filter", "Provide filter values (e.g. \"driver=bridge\")", check_filter},
     {"format", 0, "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"},
     {"no-trunc", 0, {}, "Do not truncate the output"},
     {"quiet", 'q', {}, "Only display network IDs"},

@@ -14,17 +14,17 @@ namespace wherry::cli {
 namespace {
 
 constexpr Option plain_options[] = {
-    {"filter", 0, "filter", "Provide filter values (e.g. \"until=<timestamp>\", \"label=<label>\")"},
+    {"filter", 0, "filter", "Provide filter values (e.g. \"until=<timestamp>\", \"label=<label>\")", check_filter},
     {"force", 'f', {}, "Do not prompt for confirmation"},
 };
 constexpr Option all_options[] = {
     {"all", 'a', {}, "Remove all unused ones, not just dangling images or anonymous volumes"},
-    {"filter", 0, "filter", "Provide filter values (e.g. \"until=<timestamp>\", \"label=<label>\")"},
+    {"filter", 0, "filter", "Provide filter values (e.g. \"until=<timestamp>\", \"label=<label>\")", check_filter},
     {"force", 'f', {}, "Do not prompt for confirmation"},
 };
 constexpr Option system_options[] = {
     {"all", 'a', {}, "Remove all unused images not just dangling ones"},
-    {"filter", 0, "filter", "Provide filter values (e.g. \"label=<key>=<value>\")"},
+    {"filter", 0, "filter", "Provide filter values (e.g. \"label=<key>=<value>\")", check_filter},
     {"force", 'f', {}, "Do not prompt for confirmation"},
     {"volumes", 0, {}, "Prune anonymous volumes"},
 };

@@ -23,7 +23,7 @@ constexpr Option create_options[] = {
 };
 constexpr Option ls_options[] = {
     {"cluster", 0, {}, "Display only cluster volumes", nullptr, {}, true, no_cluster},
-    {"filter", 'f', "filter", "Provide filter values (e.g. \"dangling=true\")"},
+    {"filter", 'f', "filter", "Provide filter values (e.g. \"dangling=true\")", check_filter},
     {"format", 0, "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"},
     {"quiet", 'q', {}, "Only display volume names"},
 };
