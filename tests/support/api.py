@@ -36,7 +36,7 @@ class Api:
         self.prefix = prefix
         self.timeout = timeout
 
-    def request(self, method: str, path: str, body=None, headers=None, **query):
+    def request(self, method: str, path: str, /, body=None, headers=None, **query):
         """One exchange; returns (status, headers, bytes). Dicts and lists in query and body become JSON."""
         headers = dict(headers or {})
         if isinstance(body, (dict, list)):
@@ -53,24 +53,24 @@ class Api:
         finally:
             connection.close()
 
-    def call(self, method: str, path: str, body=None, headers=None, **query):
+    def call(self, method: str, path: str, /, body=None, headers=None, **query):
         """(status, decoded body): JSON where it is JSON, bytes otherwise, None when empty."""
         status, _, raw = self.request(method, path, body, headers, **query)
         return status, decode(raw)
 
-    def ok(self, method: str, path: str, body=None, headers=None, **query):
+    def ok(self, method: str, path: str, /, body=None, headers=None, **query):
         status, _, raw = self.request(method, path, body, headers, **query)
         if status >= 400:
             raise ApiError(status, raw)
         return decode(raw)
 
-    def get(self, path: str, **query):
+    def get(self, path: str, /, **query):
         return self.ok("GET", path, **query)
 
-    def post(self, path: str, body=None, **query):
+    def post(self, path: str, /, body=None, **query):
         return self.ok("POST", path, body, **query)
 
-    def delete(self, path: str, **query):
+    def delete(self, path: str, /, **query):
         return self.ok("DELETE", path, **query)
 
     def hijack(self, path: str, body=b"", timeout: float = 30) -> tuple[socket.socket, int, bytes]:

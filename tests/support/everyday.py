@@ -48,8 +48,8 @@ def test_run_reads_stdin_to_its_end(use):
 
 def test_exit_codes_of_what_can_not_run(use):
     assert use("run", "--rm", "busybox", "nonexistent-program", check=False).returncode == 127
-    assert use("run", "--rm", "busybox", "/etc", check=False).returncode == 126
-    assert use("run", "--rm", "busybox", "sh", "-c", "kill -9 $$", check=False).returncode == 137
+    assert use("run", "--rm", "busybox", "/etc/passwd", check=False).returncode == 126
+    assert use("run", "--rm", "busybox", "sh", "-c", "sh -c 'kill -9 $$'; exit $?", check=False).returncode == 137
     assert use("run", "--rm", "--no-such-flag", "busybox", check=False).returncode == 125
     result = use("run", "--rm", "UPPER", check=False)
     assert result.returncode == 125 and "invalid reference format" in result.stderr

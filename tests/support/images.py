@@ -22,7 +22,7 @@ def tar_of(entries: dict[str, bytes | None]) -> bytes:
                 info.type, info.linkname = tarfile.SYMTYPE, content[2:].decode()
                 tar.addfile(info)
             else:
-                info.size, info.mode = len(content or b""), 0o755
+                info.size, info.mode = len(content or b""), 0o644 if path.startswith("etc/") else 0o755
                 tar.addfile(info, io.BytesIO(content or b""))
     return raw.getvalue()
 
