@@ -329,6 +329,7 @@ Result<int> run(const CommandLine& line) {
     TRY(directory.save(state));
     if (begun && line.local.has("timings")) print_timings(container.timeline());
     if (begun && detach) return 0;
+    std::int64_t running_since = monotonic_ns();
 
     Result<int> code = 0;
     if (begun) {
@@ -336,10 +337,15 @@ Result<int> run(const CommandLine& line) {
     } else {
         code = std::unexpected<Error>(std::move(begun).error().context("unable to start container process"));
     }
+    std::int64_t ended_at = monotonic_ns();
     if (!line.local.has("keep")) {
         Known known{std::move(directory), std::move(state), std::nullopt};
         TRY(remove_container(known));
     }
+    if (line.local.has("timings"))
+        std::fprintf(stderr, "%-12s %8.1f us\n%-12s %8.1f us\n", "run",
+                     static_cast<double>(ended_at - running_since) / 1000.0, "remove",
+                     static_cast<double>(monotonic_ns() - ended_at) / 1000.0);
     return code;
 }
 

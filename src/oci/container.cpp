@@ -264,6 +264,8 @@ Result<Container> Container::create(CreateRequest request) {
     if (request.id.empty()) return fail(Code::invalid_argument, "container id: missing");
     if (!request.spec.process) return fail(Code::invalid_argument, "process: missing");
 
+    if (request.spec.linux_spec.intel_rdt) return fail(Code::unimplemented, "linux.intelRdt is not supported");
+
     InitPlan plan;
     plan.request = &request;
     plan.rootfs = TRY(plan_rootfs(request.spec, request.bundle, request.overlay ? &*request.overlay : nullptr));

@@ -175,6 +175,9 @@ Result<> Rootfs::make_mount_entry(PlannedMount& planned) {
             late_readonly = options.readonly();
             file_system.attributes &= ~std::uint64_t{MOUNT_ATTR_RDONLY};
         }
+        const std::string& label = plan_.spec->linux_spec.mount_label;
+        if (!label.empty() && mount.type != "proc" && mount.type != "sysfs" && mount.type != "mqueue")
+            file_system.values.emplace_back("context", label);  // SELinux's
         tree = TRY(make_mount(file_system));
         if (options.copy_up) TRY(copy_directory(target.get(), tree.get()), "copy up");
     }
