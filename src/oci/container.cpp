@@ -269,8 +269,7 @@ Result<Container> Container::create(CreateRequest request) {
     InitPlan plan;
     plan.request = &request;
     plan.rootfs = TRY(plan_rootfs(request.spec, request.bundle, request.overlay ? &*request.overlay : nullptr));
-    plan.process = TRY(plan_process(*request.spec.process, std::move(request.seccomp)));
-    plan.process.stdio = request.stdio;
+    plan.process = TRY(plan_process(*request.spec.process, std::move(request.seccomp), request.stdio));
     plan.process.extra_fds = request.extra_fds;
     plan.process.personality = request.spec.linux_spec.personality;
     plan.process.new_session_keyring = request.new_session_keyring;

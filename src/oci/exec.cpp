@@ -201,8 +201,7 @@ int flag_of(const std::string& kind) {
 Result<ExecProcess> Container::exec(ExecRequest request) {
     std::int64_t begin = monotonic_ns();
     ExecPlan plan;
-    plan.process = TRY(plan_process(request.process, std::move(request.seccomp)));
-    plan.process.stdio = request.stdio;
+    plan.process = TRY(plan_process(request.process, std::move(request.seccomp), request.stdio));
     plan.process.extra_fds = request.extra_fds;
     plan.process.name = impl_->id;
     plan.process.rows = request.rows;

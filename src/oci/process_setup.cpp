@@ -127,8 +127,19 @@ std::unexpected<Error> program_error(FailureKind kind, std::string message, int 
                 std::move(message), os_errno);
 }
 
-Result<ProcessPlan> plan_process(const ProcessSpec& process, confine::SeccompProgram seccomp) {
+Result<ProcessPlan> plan_process(const ProcessSpec& process, confine::SeccompProgram seccomp,
+                                 std::array<int, 3> stdio) {
     ProcessPlan plan;
+    plan.stdio = stdio;
+    for (int& fd : plan.stdio) {
+        if (fd >= 0 || process.terminal) continue;
+        // The host's, proven: what a container has under that name is the container's to choose.
+        if (!plan.null_device) {
+            TRY(open_null_device());
+            plan.null_device = TRY(open_file("/dev/null", O_RDWR));
+        }
+        fd = plan.null_device.get();
+    }
     plan.process = process;
     plan.seccomp = std::move(seccomp);
     if (process.args.empty() || process.args.front().empty())
@@ -233,7 +244,6 @@ Result<ResolvedUser> ProcessSetup::resolve() {
 }
 
 Result<> ProcessSetup::attach_stdio(int terminal_slave) {
-    Fd null;
     std::vector<Fd> copies;  // of sources among 0-2 that would be overwritten before their turn
     for (int number = 0; number < 3; ++number) {
         int& source = plan_.stdio[static_cast<std::size_t>(number)];
@@ -244,15 +254,6 @@ Result<> ProcessSetup::attach_stdio(int terminal_slave) {
     }
     for (int number = 0; number < 3; ++number) {
         int source = terminal_slave >= 0 ? terminal_slave : plan_.stdio[static_cast<std::size_t>(number)];
-        if (source < 0) {
-            if (!null) {
-                null = TRY(open_file("/dev/null", O_RDWR), "standard stream");
-                struct stat info{};
-                if (::fstat(null.get(), &info) < 0 || !S_ISCHR(info.st_mode))
-                    return fail(Code::permission_denied, "/dev/null is not a device");
-            }
-            source = null.get();
-        }
         if (source == number) {
             if (::fcntl(number, F_SETFD, 0) < 0) return fail_errno("standard stream");
         } else if (::dup3(source, number, 0) < 0) {

@@ -26,6 +26,7 @@ struct ProcessPlan {
     std::vector<confine::ResourceLimit> limits;
     confine::SeccompProgram seccomp;
     std::array<int, 3> stdio{-1, -1, -1};
+    Fd null_device;  // what stands in for those nobody gave
     std::vector<ExtraFd> extra_fds;
     std::optional<Personality> personality;
     bool new_session_keyring = false;
@@ -36,7 +37,8 @@ struct ProcessPlan {
     std::uint16_t rows = 0, columns = 0;
 };
 
-Result<ProcessPlan> plan_process(const ProcessSpec& process, confine::SeccompProgram seccomp);
+// stdio: -1 becomes /dev/null.
+Result<ProcessPlan> plan_process(const ProcessSpec& process, confine::SeccompProgram seccomp, std::array<int, 3> stdio);
 
 class ProcessSetup {
   public:

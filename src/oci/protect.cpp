@@ -67,6 +67,11 @@ Result<Fd> open_protected_binary(const std::string& path) {
 }
 
 Result<> protect_own_binary(char** argv) {
+    // Were a standard stream closed, the next descriptor opened here would become a container's stdin.
+    for (int fd = 0; fd < 3; ++fd) {
+        if (::fcntl(fd, F_GETFD) >= 0) continue;
+        if (::open("/dev/null", O_RDWR) != fd) return fail_errno("standard stream");
+    }
     // Before a namespace is shared with anybody: nobody there may look into this process or its children.
     if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) return fail_errno("PR_SET_DUMPABLE");
     if (TRY(own_binary_protected())) {

@@ -146,6 +146,21 @@ def test_cve_2016_9962_exec_shows_no_descriptor(runtime, bundle):
     assert "/" not in seen, "a root folder was open while the process could be seen"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_descriptors_of_the_runtime(runtime, bundle, closed):
+    """What the runtime opens must not become the container's standard streams."""
+    bundle.script("for n in 0 1 2; do readlink /proc/self/fd/$n; done > /tmp/links; ls /proc/self/fd/0/ /proc/self/fd/1/ > /tmp/list")
+    bundle.write()
+    subprocess.run(["sh", "-c", f'exec "$0" "$@" {closed}', runtime.binary, "--root", str(runtime.root), "run", "-b",
+                    str(bundle.path), runtime.new_id()], stdin=subprocess.DEVNULL, capture_output=True)
+    if is_ours():
+        links = (bundle.rootfs / "tmp/links").read_text().split()
+        # The second line is the file it is written to.
+        assert len(links) == 3 and all(link.startswith(("/dev/null", "pipe:", "/tmp/links")) for link in links), links
+    if (bundle.rootfs / "tmp/list").exists():
+        assert not (bundle.rootfs / "tmp/list").read_text()
+
+
 @ours_only
 def test_waiting_process_has_no_folder_open(runtime, bundle):
     identifier = runtime.create(bundle)
