@@ -315,7 +315,7 @@ Result<std::string> print_format(const std::vector<Value>& arguments) {
             continue;
         }
         std::string flags;
-        while (++i < shape.size() && std::string_view("-+ #0123456789.").find(shape[i]) != std::string_view::npos)
+        for (++i; i < shape.size() && std::string_view("-+ #0123456789.").find(shape[i]) != std::string_view::npos; ++i)
             flags += shape[i];
         if (flags.size() > 8) return wrong("printf: width or precision is too large");
         if (i >= shape.size()) {
@@ -545,7 +545,7 @@ Result<Value> call_function(const std::string& name, const std::vector<Value>& a
         if (arguments.empty()) return wrong("wrong number of args for " + name + ": want at least 1 got 0");
         return arguments[0];
     }
-    auto text = [](std::string value) { return Value{json::value(std::move(value))}; };
+    auto text = [](const std::string& value) { return Value{json::value(value)}; };
     if (name == "json") {
         if (arguments.size() != 1)
             return wrong("wrong number of args for json: want 1 got " + std::to_string(arguments.size()));

@@ -72,7 +72,7 @@ class Parser {
             const Token& first = peek();
             if (first.kind == Token::Kind::end) return error("missing value for command");
             if (first.kind == Token::Kind::word) {
-                const std::string word = first.text;
+                std::string word = first.text;
                 if (word == "end" || word == "else") {
                     ++position_;
                     if (word == "else" && peek().kind == Token::Kind::word) {
@@ -323,9 +323,8 @@ class Parser {
     Result<> read_number(Token& token) {
         std::size_t length = 1;
         while (length < text_.size() && (name_character(text_[length]) || text_[length] == '.')) ++length;
-        std::string_view number = text_.substr(0, length);
-        token.text = std::string(number);
-        if (number.front() == '+') number.remove_prefix(1);
+        token.text = std::string(text_.substr(0, length));
+        const std::string number = token.text.substr(token.text.front() == '+' ? 1 : 0);
         std::int64_t whole = 0;
         double fraction = 0;
         const char* end = number.data() + number.size();

@@ -22,6 +22,7 @@ std::string draw_waterfall(const std::vector<Phase>& phases, unsigned columns);
 class Timings {
   public:
     explicit Timings(bool wanted);
+    bool wanted() const { return wanted_; }
     void begin(std::string_view name);  // ends the phase before
     void end();
     // The daemon's phases, while it still knows the container.

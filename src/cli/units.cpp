@@ -80,8 +80,10 @@ Result<std::int64_t> parse_duration(std::string_view text) {
         std::size_t length = 0;
         while (length < rest.size() && (digit(rest[length]) || rest[length] == '.')) ++length;
         double number = 0;
-        auto [end, error] = std::from_chars(rest.data(), rest.data() + length, number);
-        if (length == 0 || error != std::errc() || end != rest.data() + length) return bad();
+        const std::string digits(rest.substr(0, length));
+        const char* last = digits.data() + digits.size();
+        auto [end, error] = std::from_chars(digits.data(), last, number);
+        if (length == 0 || error != std::errc() || end != last) return bad();
         rest.remove_prefix(length);
         std::size_t unit_length = 0;
         while (unit_length < rest.size() && !digit(rest[unit_length]) && rest[unit_length] != '.') ++unit_length;
@@ -180,9 +182,9 @@ std::string human_duration(std::int64_t seconds) {
     std::int64_t hours = static_cast<std::int64_t>(std::floor(static_cast<double>(seconds) / 3600.0 + 0.5));
     if (hours == 1) return "About an hour";
     if (hours < 48) return count(hours, " hours");
-    if (hours < 24 * 7 * 2) return count(hours / 24, " days");
-    if (hours < 24 * 30 * 2) return count(hours / 24 / 7, " weeks");
-    if (hours < 24 * 365 * 2) return count(hours / 24 / 30, " months");
+    if (hours < 24LL * 7 * 2) return count(hours / 24, " days");
+    if (hours < 24LL * 30 * 2) return count(hours / 24 / 7, " weeks");
+    if (hours < 24LL * 365 * 2) return count(hours / 24 / 30, " months");
     return count(static_cast<std::int64_t>(static_cast<double>(seconds) / 3600.0 / 24.0 / 365.0), " years");
 }
 

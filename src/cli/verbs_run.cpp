@@ -139,6 +139,12 @@ class Runner {
             }
             terminal_.emplace(std::move(*terminal));
         }
+        // The phases are asked for after the end, so with --timings the removal of --rm is ours to do.
+        if (timings_.wanted() && request_.auto_remove && attached_) {
+            removes_itself_ = true;
+            request_.auto_remove = false;
+            request_.body["HostConfig"].as_object()["AutoRemove"] = false;
+        }
         if (request_.terminal)
             if (auto size = window_size())
                 request_.body["HostConfig"].as_object()["ConsoleSize"] = json::array{size->rows, size->columns};
@@ -179,8 +185,6 @@ class Runner {
         timings_.begin("start");
         auto started = session_.checked({.method = "POST", .target = "/containers/" + id_ + "/start"});
         if (!started) return failed_start(std::move(started).error());
-        timings_.end();
-        timings_.fetch(session_, id_);
         timings_.begin("run");
         PumpEnd end = PumpEnd::finished;
         if (stream) {
@@ -190,12 +194,18 @@ class Runner {
         }
         if (end == PumpEnd::detached) {
             timings_.end();
-            timings_.print(session_);
+            timings_.show(session_, id_);
             return 0;
         }
-        timings_.begin(request_.auto_remove ? "exit and removal" : "exit");
+        timings_.begin("exit");
         int code = TRY(exit_code_of(wait));
         timings_.end();
+        timings_.fetch(session_, id_);
+        if (removes_itself_) {
+            timings_.begin("removal");
+            TRY(session_.remove("/containers/" + id_ + "?v=1&force=1"));
+            timings_.end();
+        }
         timings_.print(session_);
         return code;
     }
@@ -203,6 +213,8 @@ class Runner {
     // The container stays for inspection unless --rm was given; the daemon removes it then.
     Result<int> failed_start(Error error) {
         if (terminal_) terminal_->restore();
+        if (removes_itself_) [[maybe_unused]]
+            auto removed = session_.remove("/containers/" + id_ + "?v=1&force=1");
         int code = start_failure_code(error);
         session_.error(session_.program() + ": " + error.describe() + "\n\nRun '" + session_.program() + " " +
                        invocation_.name + " --help' for more information");
@@ -217,6 +229,7 @@ class Runner {
     DetachKeys keys_;
     AttachPlan plan_;
     bool attached_ = false;
+    bool removes_itself_ = false;
     std::optional<AttachedTerminal> terminal_;
     std::string id_;
 };

@@ -72,7 +72,8 @@ struct Container {
     std::vector<net::PublishedPort> ports;
 
     // Not written.
-    bool removed = false;
+    bool removed = false;             // from the beginning of its removal on
+    bool gone = false;                // its removal is written: what waiters for the removal are told
     bool restarting_by_user = false;  // between the two halves of a restart: it does not remove itself
     bool exit_pending = false;        // its process has ended and the end is being dealt with
     std::shared_ptr<supervisor::ShimClient> shim;

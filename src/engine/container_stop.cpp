@@ -37,11 +37,11 @@ class Waiter final : public WaitHandle {
     bool met() const {
         switch (condition_) {
             case WaitCondition::not_running:
-                return !container_->is_alive() || container_->removed;
+                return !container_->is_alive() || container_->gone;
             case WaitCondition::next_exit:
-                return container_->exits != exits_ || container_->removed;
+                return container_->exits != exits_ || container_->gone;
             case WaitCondition::removed:
-                return container_->removed;
+                return container_->gone;
         }
         return true;
     }
@@ -321,6 +321,7 @@ asio::awaitable<Result<>> ContainerService::remove_record(ContainerPtr container
     crash_point("remove.written");
     for (const std::string& name : gone) core_.volumes.erase(name);
     core_.containers.remove(container);
+    container->gone = true;
     core_.publish(*container, "destroy");
     for (const std::string& name : gone) core_.publish("volume", "destroy", name, {{"driver", "local"}});
     container->changed.notify_all();

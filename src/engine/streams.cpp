@@ -22,8 +22,18 @@ struct Shared {
         cancelled = true;
         if (stream) stream->close();
         container->changed.notify_all();
+        if (options.exec) options.exec->changed.notify_all();
     }
 };
+
+// Clients ask for an exec's exit code as soon as its streams end.
+asio::awaitable<void> wait_for_exit_code(std::shared_ptr<Shared> shared) {
+    const std::shared_ptr<Exec> exec = shared->options.exec;
+    if (!exec) co_return;
+    const Signal::Clock::time_point deadline = Signal::Clock::now() + exit_patience;
+    while (!exec->exit_code && !shared->cancelled && !shared->detached && Signal::Clock::now() < deadline)
+        co_await exec->changed.wait(deadline);
+}
 
 asio::awaitable<Result<bool>> open(std::shared_ptr<Shared> shared) {  // false: there is nothing to stream
     const Mutex::Guard guard = co_await shared->opening.lock();
@@ -70,6 +80,7 @@ class StreamSession final : public StdioSession {
                 case supervisor::StreamChunk::Kind::gap:
                     continue;  // rotated away before anybody read it
                 case supervisor::StreamChunk::Kind::end:
+                    co_await wait_for_exit_code(shared);
                     co_return std::optional<OutputChunk>();
             }
         }

@@ -24,9 +24,10 @@ def test_why_says_it_in_a_sentence(daemon, clean):
 def test_timings_draw_the_start(daemon, clean):
     result = daemon.wherry("run", "--rm", "--timings", "busybox", "echo", "x")
     assert result.stdout == "x\n"
-    for phase in ("prepare", "create", "attach", "start", "daemon: ", "exit and removal"):
+    for phase in ("prepare", "create", "attach", "start", "daemon: ", "removal"):
         assert phase in result.stderr
     assert "█" in result.stderr
+    assert daemon.wherry("ps", "-aq").stdout == ""
 
 
 def test_a_run_takes_few_milliseconds(daemon):
