@@ -120,7 +120,7 @@ asio::awaitable<void> ServerConnection::run() {
     auto self = shared_from_this();
     // Cancellation comes back as an error value, not as an exception.
     co_await asio::this_coro::throw_if_cancelled(false);
-    set_deadline(server_->options.header_timeout);
+    set_deadline(server_->options.handshake_timeout);
     auto shaken = co_await transport_->handshake();
     clear_deadline();
     if (!shaken) {

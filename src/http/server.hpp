@@ -104,8 +104,9 @@ class Exchange {
     asio::awaitable<Result<std::unique_ptr<Stream>>> hijack(std::string content_type);
     bool wants_upgrade() const;
 
-    // Runs `work`, and cancels it when the client goes away meanwhile (for wait, logs -f, events): then Code::cancelled.
-    // Cancelling is Asio's (terminal) and `on_gone`, for what has a cancel() of its own. The body must have been read.
+    // Runs `work`, and cancels it when the client goes away meanwhile (for wait, logs -f, events): then
+    // Code::cancelled. Cancelling is Asio's (terminal) and `on_gone`, for what has a cancel() of its own. The body must
+    // have been read.
     asio::awaitable<Result<>> while_connected(asio::awaitable<Result<>> work, std::function<void()> on_gone = {});
 
     bool responded() const;  // the response's head is sent
@@ -141,11 +142,12 @@ struct Listen {
 Result<Listen> parse_listen(std::string_view text);
 
 struct ServerOptions {
-    std::string server_name = "wherry/" WHERRY_VERSION;  // the Server header
-    std::size_t header_limit_bytes = 256U << 10U;        // beyond: 431
-    std::size_t connection_limit = 4096;                 // beyond: accepting pauses
-    std::chrono::milliseconds header_timeout{30'000};    // from a request's first byte to its head's end: 408
-    std::chrono::milliseconds idle_timeout{300'000};     // between requests
+    std::string server_name = "wherry/" WHERRY_VERSION;   // the Server header
+    std::size_t header_limit_bytes = 256U << 10U;         // beyond: 431
+    std::size_t connection_limit = 4096;                  // beyond: accepting pauses
+    std::chrono::milliseconds header_timeout{30'000};     // from a request's first byte to its head's end: 408
+    std::chrono::milliseconds handshake_timeout{10'000};  // of TLS
+    std::chrono::milliseconds idle_timeout{300'000};      // between requests
     std::chrono::milliseconds body_idle_timeout{300'000};
     std::chrono::milliseconds send_timeout{60'000};  // of a whole response to a client that does not read
 };
