@@ -38,6 +38,7 @@ def talk(daemon, raw: bytes, half_close=True) -> bytes:
         (b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
         (b"POST /containers/create HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: deflate\r\n\r\n", b"501"),
     ],
+    ids=lambda value: repr(value[:40]),
 )
 def test_what_is_no_request(daemon, raw, status):
     assert talk(daemon, raw).split(b" ")[1] == status
