@@ -1,6 +1,7 @@
 #include "engine/events.hpp"
 
 #include <algorithm>
+#include <boost/asio/this_coro.hpp>
 #include <utility>
 
 #include "engine/async.hpp"
@@ -124,6 +125,8 @@ class EventBus::Subscription final : public EventSubscription {
                 deadline = Signal::Clock::now() + left;
             }
             co_await ready_.wait(deadline);
+            if ((co_await asio::this_coro::cancellation_state).cancelled() != asio::cancellation_type::none)
+                co_return fail(Code::cancelled, "the reader of the events went away");
         }
     }
 

@@ -49,7 +49,8 @@ class EventFilter {
 class EventSubscription {
   public:
     virtual ~EventSubscription() = default;
-    // The next event; nullopt at `until` or when the daemon ends. resource_exhausted when the reader was too slow.
+    // The next event; nullopt at `until` or when the daemon ends. resource_exhausted when the reader was too slow;
+    // cancelled when the calling coroutine is (Asio's cancellation).
     virtual asio::awaitable<Result<std::optional<Event>>> next() = 0;
     virtual void cancel() = 0;  // a pending or the next next() ends with nullopt
 };

@@ -50,6 +50,7 @@ class ServerConnection final : public std::enable_shared_from_this<ServerConnect
     // What Exchange does.
     const Request& request() const { return request_; }
     asio::awaitable<Result<std::size_t>> read_body(std::span<std::byte> buffer);
+    void close_after_response() { keep_alive_ = false; }
     void set_header(std::string_view name, std::string value) { response_headers_.set(name, std::move(value)); }
     asio::awaitable<Result<>> send(unsigned status, std::string content_type, std::string body);
     asio::awaitable<Result<>> stream(unsigned status, std::string content_type);

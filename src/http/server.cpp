@@ -45,6 +45,9 @@ asio::awaitable<Result<std::string>> Exchange::read_all(std::size_t limit) {
         if (*count == 0) co_return body;
     }
 }
+void Exchange::close_after_response() {
+    connection_.close_after_response();
+}
 void Exchange::set_header(std::string_view name, std::string value) {
     connection_.set_header(name, std::move(value));
 }

@@ -85,6 +85,8 @@ class Exchange {
     // The whole body; resource_exhausted beyond `limit` bytes (answer it with 413).
     asio::awaitable<Result<std::string>> read_all(std::size_t limit);
 
+    // The connection ends behind this response.
+    void close_after_response();
     // A header of the response to come.
     void set_header(std::string_view name, std::string value);
     // A whole response. With HEAD, and with 204 and 304, the body is not sent.

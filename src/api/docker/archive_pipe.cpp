@@ -1,11 +1,13 @@
 #include "api/docker/archive_pipe.hpp"
 
-#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
+#include <cerrno>
 #include <vector>
 
 namespace wherry::api::docker {
@@ -23,11 +25,14 @@ ArchivePipe& ArchivePipe::operator=(ArchivePipe&&) noexcept = default;
 ArchivePipe::~ArchivePipe() = default;
 
 Result<ArchivePipe> ArchivePipe::create(const asio::any_io_executor& executor, Direction direction) {
-    Pipe pipe = TRY(make_pipe());
-    // Fewer switches between the two threads; less is fine where the limit is lower.
-    ::fcntl(pipe.write.get(), F_SETPIPE_SZ, 1 << 20);
-    Fd& ours = direction == Direction::to_engine ? pipe.write : pipe.read;
-    Fd& theirs = direction == Direction::to_engine ? pipe.read : pipe.write;
+    // Sockets, because the end of a pipe says nothing of why: closing a unix socket over a byte it has not read makes
+    // the other side's reads fail. The engine's end leaves that byte here, and it is read only when the archive is
+    // complete.
+    auto [ours, theirs] = TRY(make_socket_pair(SOCK_STREAM));
+    const int buffer_bytes = 1 << 20;  // fewer switches between the two threads
+    Fd& writer = direction == Direction::to_engine ? ours : theirs;
+    ::setsockopt(writer.get(), SOL_SOCKET, SO_SNDBUF, &buffer_bytes, sizeof buffer_bytes);
+    if (direction == Direction::to_engine) TRY(write_all(theirs.get(), "?"));
     TRY(set_nonblocking(ours.get()));
     auto state = std::make_unique<State>(executor, ours.release());
     state->engine_end = std::move(theirs);
@@ -46,12 +51,20 @@ void ArchivePipe::close() {
 asio::awaitable<Result<>> ArchivePipe::send_body(http::Exchange& exchange) {
     State& state = *state_;
     while (true) {
-        CO_TRY(std::size_t count, co_await exchange.read_body(state.buffer));
+        auto read = co_await exchange.read_body(state.buffer);
+        if (!read) {
+            close();
+            co_return std::unexpected(std::move(read).error());
+        }
+        const std::size_t count = *read;
         if (count == 0) break;
         auto [error, written] = co_await asio::async_write(state.descriptor, asio::buffer(state.buffer.data(), count),
                                                            asio::as_tuple(asio::use_awaitable));
         if (error) co_return fail_errno(error.value(), "write the archive");
     }
+    char mark = 0;
+    if (::read(state.descriptor.native_handle(), &mark, 1) < 0 && errno != ECONNRESET)
+        co_return fail_errno("end the archive");
     close();
     co_return Result<>{};
 }

@@ -24,7 +24,8 @@ class ArchivePipe {
     ~ArchivePipe();
 
     Fd take_engine_end();
-    // The request's body into the pipe, to its end; the pipe is closed then. unavailable when the engine closed its
+    // The request's body to the engine, to its end. When the body breaks off, the engine's reads end with ECONNRESET,
+    // never with an end of file: half an archive is not taken for a whole one. unavailable when the engine closed its
     // end.
     asio::awaitable<Result<>> send_body(http::Exchange& exchange);
     // What the engine wrote, at most 64 KiB; empty at the end.

@@ -55,7 +55,8 @@ asio::awaitable<Result<>> attach(Call& call) {
     bool with_input = options.standard_input && options.stream;
     auto session = co_await call.engine.containers().attach(call.name(), std::move(options));
     if (!session) {
-        // Clients of attach expect text, not JSON.
+        // Clients of attach expect text, not JSON, and read it to the connection's end.
+        call.exchange.close_after_response();
         const Error& error = session.error();
         co_return co_await call.exchange.send(status_of(error.code()), std::string(raw_stream_type),
                                               error.describe() + "\r\n");
