@@ -32,6 +32,8 @@ Result<Child> spawn(const Hook& hook, int state) {
     std::vector<char*> environment;
     std::vector<std::string> words = hook.args.empty() ? std::vector<std::string>{hook.path} : hook.args;
     std::vector<std::string> variables = hook.env;
+    arguments.reserve(words.size() + 1);
+    environment.reserve(variables.size() + 1);
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
     for (std::string& variable : variables) environment.push_back(variable.data());

@@ -99,7 +99,10 @@ Result<Fd> make_mount_by_string(const FileSystem& file_system) {
                 data += (data.empty() ? "" : ",") + flag;
             }
         }
-        for (const auto& [key, value] : file_system.values) data += (data.empty() ? "" : ",") + key + "=" + value;
+        for (const auto& [key, value] : file_system.values) {
+            if (!data.empty()) data += ',';
+            data.append(key).append("=").append(value);
+        }
         if (data.size() >= 4096) return fail(Code::invalid_argument, "mount options are longer than a page");
         if (::mount(file_system.source.c_str(), target.c_str(), file_system.type.c_str(), flags, data.c_str()) < 0)
             return fail_errno("mount " + file_system.type);
@@ -147,7 +150,7 @@ Result<Fd> make_mount(const FileSystem& file_system) {
     }
     for (const auto& [key, value] : file_system.values) {
         if (::fsconfig(context.get(), FSCONFIG_SET_STRING, key.c_str(), value.c_str(), 0) < 0)
-            return failed("mount option " + key + "=" + value);
+            return failed(std::string("mount option ").append(key).append("=").append(value));
     }
     if (::fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) < 0) return failed("create");
     Fd mount(::fsmount(context.get(), FSMOUNT_CLOEXEC, static_cast<unsigned>(file_system.attributes)));

@@ -424,6 +424,8 @@ Result<> ProcessSetup::execute() {
     if (plan_.init) {
         arguments = {init_name.data(), separator.data(), program_.data()};
     }
+    arguments.reserve(plan_.process.args.size() + 4);
+    environment.reserve(plan_.process.env.size() + 1);
     for (std::string& argument : plan_.process.args) arguments.push_back(argument.data());
     arguments.push_back(nullptr);
     for (std::string& entry : plan_.process.env) environment.push_back(entry.data());

@@ -129,8 +129,10 @@ Result<std::vector<int>> processors(const JsonReader& reader, std::string_view k
         }
         if (!first || !last || *last < *first) return wrong(reader, key, "expected a list of processors such as 0-3,7");
         for (int processor = *first; processor <= *last; ++processor) items.push_back(processor);
-        if (at < text.size() && text[at++] != ',')
+        if (items.size() > max_items) return wrong(reader, key, "too many processors");
+        if (at < text.size() && text[at] != ',')
             return wrong(reader, key, "expected a list of processors such as 0-3,7");
+        ++at;
     }
     return items;
 }
