@@ -144,6 +144,7 @@ asio::awaitable<void> ContainerService::clean_sandbox(ContainerPtr container,
     }
     const std::string directory = paths(*container).sandbox;
     std::ignore = co_await core_.pool.run([directory] { return remove_tree(directory); });
+    crash_point("exit.cleaned");
     container->exit_pending = false;
     container->changed.notify_all();
 }

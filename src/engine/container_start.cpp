@@ -329,6 +329,7 @@ asio::awaitable<Result<>> ContainerService::launch_steps(ContainerPtr container)
         const std::int64_t start = waterfall.now();
         intended = co_await core_.journal->commit({store::Put{to_record(*container)}});
         waterfall.record("store.intent", start);
+        crash_point("start.written");
     }
     Result<std::shared_ptr<supervisor::ShimClient>> spawned = co_await spawning.result();
     crash_point("start.prepared");
@@ -368,6 +369,7 @@ asio::awaitable<Result<>> ContainerService::launch_steps(ContainerPtr container)
     container->timings.shrink_to_fit();
     adopt_running(container, shim);
     save(*container);
+    crash_point("start.saved");
     if (network_kind(*container) == NetworkKind::bridge) {
         core_.publish("network", "connect", network_id(core_, "bridge"),
                       {{"container", container->id}, {"name", "bridge"}, {"type", "bridge"}});

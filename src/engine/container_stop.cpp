@@ -331,6 +331,7 @@ asio::awaitable<Result<>> ContainerService::remove_record(ContainerPtr container
 
 asio::awaitable<void> ContainerService::remove_files(ContainerPtr container, std::vector<std::string> volumes) {
     while (container->exit_pending && !closing_) co_await container->changed.wait();
+    crash_point("remove.files");
     std::ignore = co_await core_.pool.run([this, id = container->id, volumes]() -> Result<> {
         Result<> removed = core_.images->layers().remove_container(id);
         if (!removed) log_warn("container.files_left", {{"id", id}, {"error", removed.error()}});

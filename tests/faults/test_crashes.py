@@ -1,0 +1,254 @@
+"""wherryd killed at any point of create, start, stop, rm: the next start is clean, and nothing acknowledged is lost.
+
+WHERRY_CRASH_AT=<point> makes the daemon kill -9 itself at a named point (src/engine/crash_point.hpp)."""
+
+import os
+import random
+import threading
+import time
+
+import pytest
+
+from support.api import ApiError
+from support.daemon import Daemon
+
+BUSYBOX = "busybox:latest"
+
+
+class Acknowledged:
+    """What the daemon has promised: id -> the last state it answered with success."""
+
+    def __init__(self):
+        self.created, self.started, self.stopped, self.removed = set(), set(), set(), set()
+
+
+def scenario(api, acknowledged: Acknowledged, auto_remove=False):
+    """One container's whole life, with a volume and a port; each success is written down."""
+    identifier = api.post("/containers/create", {
+        "Image": BUSYBOX, "Cmd": ["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done"], "Volumes": {"/data": {}},
+        "ExposedPorts": {"80/tcp": {}},
+        "HostConfig": {"PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}, "AutoRemove": auto_remove}})["Id"]
+    acknowledged.created.add(identifier)
+    api.post(f"/containers/{identifier}/start")
+    acknowledged.started.add(identifier)
+    api.post(f"/containers/{identifier}/stop?t=5")
+    acknowledged.stopped.add(identifier)
+    if not auto_remove:
+        api.delete(f"/containers/{identifier}", v=1)
+    acknowledged.removed.add(identifier)
+
+
+def check(daemon: Daemon, acknowledged: Acknowledged, point: str):
+    present = {container["Id"]: container for container in daemon.containers()}
+    for identifier in acknowledged.removed:
+        assert identifier not in present, f"{point}: an acknowledged removal came back"
+    # A crash in the middle of a removal may have gone either way; before one was asked for, nothing may be missing.
+    for identifier in acknowledged.created - acknowledged.removed - acknowledged.stopped:
+        assert identifier in present or "remove" in point or "exit" in point, f"{point}: an acknowledged container is lost"
+    for identifier in acknowledged.started - acknowledged.stopped - acknowledged.removed:
+        if identifier in present and not point.startswith(("stop", "exit", "remove")):
+            assert present[identifier]["State"] == "running", f"{point}: {present[identifier]}"
+    for identifier in acknowledged.stopped & present.keys():
+        assert present[identifier]["State"] == "exited"
+        assert daemon.api.get(f"/containers/{identifier}/json")["State"]["ExitCode"] == 3
+    # What is there works.
+    for identifier, container in present.items():
+        if container["State"] in ("created", "exited"):
+            daemon.api.post(f"/containers/{identifier}/start")
+        elif container["State"] == "running":
+            assert daemon.api.get(f"/containers/{identifier}/top")["Processes"]
+    for identifier in present:
+        daemon.api.delete(f"/containers/{identifier}", force=1, v=1)
+    daemon.assert_clean()
+    assert not daemon.api.get("/volumes")["Volumes"], f"{point}: a volume was left"
+
+
+def crash(daemon: Daemon, point: str, work):
+    """Runs `work` against a daemon that kills itself at the point; then starts a sound one."""
+    daemon.environment["WHERRY_CRASH_AT"] = point
+    daemon.start()
+    del daemon.environment["WHERRY_CRASH_AT"]
+    try:
+        work()
+    except (OSError, ApiError, ValueError, EOFError, Exception) as error:  # noqa: BLE001 - the connection breaks in many ways
+        if isinstance(error, AssertionError):
+            raise
+    deadline = time.monotonic() + 10
+    while daemon.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert daemon.process.poll() is not None, f"the daemon never came to {point}"
+    daemon.process = None
+    daemon.start()
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    with Daemon() as running:
+        running.import_busybox()
+        yield running
+
+
+POINTS = ["create.prepared", "create.mounts", "create.written", "volume.written", "start.begin", "start.prepared", "start.written",
+          "start.running", "start.saved", "stop.written", "stop.signalled", "exit.begin", "exit.saved", "exit.cleaned",
+          "remove.begin", "remove.written", "remove.files"]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at(daemon, point):
+    daemon.stop()
+    acknowledged = Acknowledged()
+    crash(daemon, point, lambda: scenario(daemon.api, acknowledged))
+    check(daemon, acknowledged, point)
+
+
+@pytest.mark.parametrize("point", ["start.written", "start.running", "exit.begin", "exit.saved", "remove.begin", "remove.written"])
+def test_killed_at_with_auto_remove(daemon, point):
+    daemon.stop()
+    acknowledged = Acknowledged()
+    crash(daemon, point, lambda: scenario(daemon.api, acknowledged, auto_remove=True))
+    present = {container["Id"]: container for container in daemon.containers()}
+    for identifier in present.keys() & acknowledged.started:
+        # Either it still runs, or it was to remove itself and is about to.
+        deadline = time.monotonic() + 5
+        while any(one["Id"] == identifier and one["State"] != "running" for one in daemon.containers()):
+            assert time.monotonic() < deadline, f"{point}: --rm left an ended container"
+            time.sleep(0.05)
+    daemon.remove_all()
+    daemon.assert_clean()
+    assert not daemon.api.get("/volumes")["Volumes"]
+
+
+@pytest.mark.parametrize("point", ["import.stored", "image.untagged", "volume.removed"])
+def test_killed_with_images_and_volumes(daemon, point):
+    daemon.stop()
+
+    def work():
+        daemon.api.post("/volumes/create", {"Name": "crash-volume"})
+        daemon.api.delete("/volumes/crash-volume")
+        daemon.import_busybox("crash:latest")
+        daemon.api.delete("/images/crash:latest")
+
+    crash(daemon, point, work)
+    assert all(image["RepoTags"] for image in daemon.api.get("/images/json") if image["RepoTags"] is not None)
+    assert BUSYBOX in [tag for image in daemon.api.get("/images/json") for tag in image["RepoTags"] or []]
+    names = [volume["Name"] for volume in daemon.api.get("/volumes")["Volumes"] or []]
+    assert "crash-volume" not in names or point != "volume.removed"
+    folder = daemon.data_root / "volumes"
+    assert sorted(os.listdir(folder)) == sorted(names)
+    daemon.import_busybox("crash:latest")
+    daemon.api.delete("/images/crash:latest")
+
+
+def test_containers_outlive_the_daemon(daemon):
+    """kill -9, and for a while nobody there: not a log line and not an exit code is lost."""
+    running = daemon.api.post("/containers/create", {"Image": BUSYBOX, "Cmd": ["sh", "-c", "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.01; done"]})["Id"]
+    ending = daemon.api.post("/containers/create", {"Image": BUSYBOX, "Cmd": ["sh", "-c", "sleep 0.5; echo last words; exit 42"]})["Id"]
+    passing = daemon.api.post("/containers/create", {"Image": BUSYBOX, "Cmd": ["sleep", "0.5"], "HostConfig": {"AutoRemove": True}})["Id"]
+    returning = daemon.api.post("/containers/create", {"Image": BUSYBOX, "Cmd": ["sleep", "0.5"],
+                                                       "HostConfig": {"RestartPolicy": {"Name": "always"}}})["Id"]
+    for identifier in (running, ending, passing, returning):
+        daemon.api.post(f"/containers/{identifier}/start")
+    pid = daemon.api.get(f"/containers/{running}/json")["State"]["Pid"]
+    daemon.kill()
+    time.sleep(1)
+    daemon.start()
+    state = daemon.api.get(f"/containers/{running}/json")["State"]
+    assert state["Running"] and state["Pid"] == pid
+    state = daemon.api.get(f"/containers/{ending}/json")["State"]
+    assert (state["Status"], state["ExitCode"]) == ("exited", 42)
+    with pytest.raises(ApiError) as gone:
+        daemon.api.get(f"/containers/{passing}/json")
+    assert gone.value.status == 404
+    deadline = time.monotonic() + 5
+    while not daemon.api.get(f"/containers/{returning}/json")["State"]["Pid"]:
+        assert time.monotonic() < deadline, "the restart policy was forgotten"
+        time.sleep(0.05)
+    lines = daemon.run(["docker", "logs", running]).stdout.split() if os.path.exists("/usr/local/bin/docker") else None
+    if lines is not None:
+        numbers = [int(word) for word in lines if word != "line"]
+        assert numbers == list(range(len(numbers))) and len(numbers) > 20
+    daemon.remove_all()
+    daemon.assert_clean()
+
+
+def test_shim_and_daemon_killed(daemon):
+    """The power cut of one sandbox: its shim dies together with the daemon; what it parented is cleared away."""
+    identifier = daemon.api.post("/containers/create", {"Image": BUSYBOX, "Cmd": ["sleep", "1000"]})["Id"]
+    daemon.api.post(f"/containers/{identifier}/start")
+    pid = daemon.api.get(f"/containers/{identifier}/json")["State"]["Pid"]
+    with open(f"/proc/{pid}/stat") as file:
+        shim = int(file.read().rsplit(")", 1)[1].split()[1])
+    daemon.kill()
+    os.kill(shim, 9)
+    daemon.start()
+    state = daemon.api.get(f"/containers/{identifier}/json")["State"]
+    assert state["Status"] == "exited" and not state["Running"]
+    deadline = time.monotonic() + 5
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{pid}")
+    daemon.api.post(f"/containers/{identifier}/start")
+    daemon.remove_all()
+    daemon.assert_clean()
+
+
+def test_shim_killed_alone(daemon):
+    identifier = daemon.api.post("/containers/create", {"Image": BUSYBOX, "Cmd": ["sleep", "1000"]})["Id"]
+    daemon.api.post(f"/containers/{identifier}/start")
+    pid = daemon.api.get(f"/containers/{identifier}/json")["State"]["Pid"]
+    with open(f"/proc/{pid}/stat") as file:
+        shim = int(file.read().rsplit(")", 1)[1].split()[1])
+    os.kill(shim, 9)
+    deadline = time.monotonic() + 5
+    while daemon.api.get(f"/containers/{identifier}/json")["State"]["Running"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    daemon.remove_all()
+    daemon.assert_clean()
+
+
+def test_killed_at_random(daemon):
+    """Several clients at work while the daemon dies again and again."""
+    rounds = 8
+    chance = random.Random(1)
+    finished = threading.Event()
+    acknowledged = Acknowledged()
+
+    def client():
+        while not finished.is_set():
+            try:
+                scenario(daemon.api, acknowledged)
+            except Exception:  # noqa: BLE001 - it was killed under us
+                time.sleep(0.02)
+
+    clients = [threading.Thread(target=client) for _ in range(4)]
+    for one in clients:
+        one.start()
+    for _ in range(rounds):
+        time.sleep(chance.uniform(0.2, 0.8))
+        daemon.note_identifiers()
+        daemon.kill()
+        daemon.start()
+    finished.set()
+    for one in clients:
+        one.join()
+    assert acknowledged.removed, "the clients got nothing done"
+    present = {container["Id"] for container in daemon.containers()}
+    assert not present & acknowledged.removed
+    lost = acknowledged.created - acknowledged.stopped - acknowledged.removed - present
+    assert not lost
+    daemon.remove_all()
+    daemon.assert_clean()
+
+
+def test_a_second_daemon_is_refused(daemon):
+    other = Daemon(root=str(daemon.root))
+    other.socket = daemon.root / "other.sock"
+    other.pidfile = daemon.root / "other.pid"
+    other.log_path = daemon.root / "other.log"
+    try:
+        with pytest.raises(RuntimeError, match="another daemon uses the data root"):
+            other.start()
+    finally:
+        other.subnet.release()
+    assert daemon.api.get("/version")
