@@ -197,13 +197,20 @@ asio::awaitable<Result<CreateResult>> ContainerService::create(CreateRequest req
     if (made) made = co_await make_mounts(container, made_volumes);
     crash_point("create.mounts");
     if (made) {
-        auto written = co_await core_.journal->commit({store::Create{to_record(*container)}});
+        // With the records of the volumes that were made for it: both are there after a crash, or neither.
+        store::Transaction transaction{store::Create{to_record(*container)}};
+        std::vector<std::string> names;
+        for (const MountPoint& mount : container->mounts) {
+            if (mount.type == "volume") names.push_back(mount.name);
+        }
+        volumes_.take_unwritten(names, transaction);
+        auto written = co_await core_.journal->commit(std::move(transaction));
         if (!written) made = std::unexpected(std::move(written).error());
     }
     crash_point("create.written");
     if (!made) {
         // Nothing of it stays: not the writable layer, not the volumes that were made for it.
-        for (const std::string& name : made_volumes) std::ignore = co_await volumes_.remove(name, true);
+        for (const std::string& name : made_volumes) co_await volumes_.forget(name);
         std::ignore =
             co_await core_.pool.run([this, id = container->id] { return core_.images->layers().remove_container(id); });
         co_return std::unexpected(std::move(made).error());

@@ -32,6 +32,7 @@ Result<Volume> volume_from_record(const store::Record& record) {
     volume.labels = TRY(reader.string_map("labels"));
     volume.options = TRY(reader.string_map("options"));
     volume.anonymous = TRY(reader.boolean_or("anonymous", false));
+    volume.written = true;
     return volume;
 }
 

@@ -22,6 +22,8 @@
 namespace wherry::engine {
 
 inline constexpr std::string_view image_name_kind = "image-name";
+// One for each image somebody was told of: an image without is what a crash left of an import or a load.
+inline constexpr std::string_view image_kind = "image";
 inline constexpr std::string_view volume_kind = "volume";
 
 struct Volume {
@@ -30,6 +32,7 @@ struct Volume {
     StringMap labels;
     StringMap options;
     bool anonymous = false;
+    bool written = false;  // its record is in the store, or on its way there
 };
 store::Record to_record(const Volume& volume);
 Result<Volume> volume_from_record(const store::Record& record);
@@ -55,6 +58,7 @@ struct Core {
 
     ContainerTable containers;
     std::map<std::string, std::string> image_names;  // canonical reference -> image id
+    std::set<std::string> known_images;              // ids with a record
     std::map<std::string, Volume> volumes;
 
     std::string volume_directory(const std::string& name) const { return options.data_root + "/volumes/" + name; }

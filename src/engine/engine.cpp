@@ -159,6 +159,8 @@ Result<> EngineImpl::read_records() {
         } else if (record.kind == image_name_kind) {
             const json::object spec = TRY(parse_json_object(record.spec));
             core_.image_names[record.key] = TRY(JsonReader(spec).string_or("id", ""));
+        } else if (record.kind == image_kind) {
+            core_.known_images.insert(record.key);
         } else if (record.kind == "daemon") {
             core_.id = record.key;
         }
@@ -177,7 +179,7 @@ Result<> EngineImpl::read_records() {
 asio::awaitable<Result<>> EngineImpl::open() {
     CO_CHECK(co_await core_.pool.run([this] { return open_blocking(); }));
     core_.journal = std::make_unique<Journal>(core_.executor, *core_.store);
-    images_.drop_dangling_names();
+    CO_CHECK(co_await images_.reconcile(), "images");
     CO_CHECK(co_await containers_.reconcile(), "reconciling");
     co_await volumes_.sweep();
     containers_.apply_restart_policies();

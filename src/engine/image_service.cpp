@@ -168,9 +168,19 @@ asio::awaitable<Result<std::vector<ImageHistory>>> ImageService::history(std::st
     co_return result;
 }
 
-asio::awaitable<Result<>> ImageService::set_name(std::string canonical, std::string id) {
-    CO_CHECK(co_await core_.journal->commit({store::Put{name_record(canonical, id)}}));
-    core_.image_names[canonical] = id;
+asio::awaitable<Result<>> ImageService::adopt(std::string id, std::vector<std::string> names) {
+    store::Transaction transaction;
+    if (!core_.known_images.contains(id)) {
+        store::Record record;
+        record.kind = image_kind;
+        record.key = id;
+        record.spec = record.status = "{}";
+        transaction.push_back(store::Put{std::move(record)});
+    }
+    for (const std::string& name : names) transaction.push_back(store::Put{name_record(name, id)});
+    if (!transaction.empty()) CO_CHECK(co_await core_.journal->commit(std::move(transaction)));
+    core_.known_images.insert(id);
+    for (const std::string& name : names) core_.image_names[name] = id;
     co_return Result<>{};
 }
 
@@ -195,7 +205,9 @@ asio::awaitable<Result<std::string>> ImageService::import(Fd archive, ImportOpti
     }));
     crash_point("import.stored");
     const Mutex::Guard guard = co_await changes_.lock();
-    if (!canonical.empty()) CO_CHECK(co_await set_name(canonical, id));
+    std::vector<std::string> names;
+    if (!canonical.empty()) names.push_back(canonical);
+    CO_CHECK(co_await adopt(id, std::move(names)));
     core_.publish("image", "import", id,
                   {{"name", canonical.empty() ? id : image::parse_reference(canonical)->familiar()}});
     co_return id;
@@ -208,10 +220,14 @@ asio::awaitable<Result<>> ImageService::load(Fd archive, Progress progress) {
     crash_point("load.stored");
     const Mutex::Guard guard = co_await changes_.lock();
     for (const image::LoadedImage& one : loaded) {
+        std::vector<std::string> names;
         for (const std::string& name : one.names) {
             CO_TRY(const image::Reference parsed, image::parse_reference(name));
-            CO_CHECK(co_await set_name(parsed.canonical(), one.id));
-            if (progress) progress("Loaded image: " + parsed.familiar());
+            names.push_back(parsed.canonical());
+        }
+        CO_CHECK(co_await adopt(one.id, names));
+        for (const std::string& name : names) {
+            if (progress) progress("Loaded image: " + image::parse_reference(name)->familiar());
         }
         if (one.names.empty() && progress) progress("Loaded image ID: " + one.id);
         core_.publish("image", "load", one.id, {{"name", one.id}});
@@ -261,7 +277,7 @@ asio::awaitable<Result<>> ImageService::tag(std::string reference, std::string r
         co_return fail(Code::invalid_argument, "refusing to create a tag with a digest reference");
     const Mutex::Guard guard = co_await changes_.lock();
     if (!core_.images->has(id)) co_return fail(Code::not_found, "No such image: " + reference);
-    CO_CHECK(co_await set_name(parsed.canonical(), id));
+    CO_CHECK(co_await adopt(id, {parsed.canonical()}));
     core_.publish("image", "tag", id, {{"name", parsed.familiar()}});
     co_return Result<>{};
 }
@@ -326,7 +342,10 @@ asio::awaitable<Result<std::vector<RemovedImage>>> ImageService::remove(std::str
     store::Transaction transaction;
     for (const std::string& name : to_untag)
         transaction.push_back(store::Remove{.kind = std::string(image_name_kind), .key = name});
+    if (!only_untag && core_.known_images.contains(id))
+        transaction.push_back(store::Remove{.kind = std::string(image_kind), .key = id});
     if (!transaction.empty()) CO_CHECK(co_await core_.journal->commit(std::move(transaction)));
+    if (!only_untag) core_.known_images.erase(id);
     crash_point("image.untagged");
     for (const std::string& name : to_untag) {
         core_.image_names.erase(name);
@@ -371,12 +390,26 @@ asio::awaitable<Result<PruneResult>> ImageService::prune(Filters filters) {
     co_return result;
 }
 
-void ImageService::drop_dangling_names() {
+asio::awaitable<Result<>> ImageService::reconcile() {
     std::erase_if(core_.image_names, [&](const auto& entry) {
         if (core_.images->has(entry.second)) return false;
         log_warn("image.name_dropped", {{"name", entry.first}, {"id", entry.second}});
         core_.journal->post({store::Remove{.kind = std::string(image_name_kind), .key = entry.first}});
         return true;
+    });
+    std::erase_if(core_.known_images, [&](const std::string& id) {
+        if (core_.images->has(id)) return false;
+        core_.journal->post({store::Remove{.kind = std::string(image_kind), .key = id}});
+        return true;
+    });
+    co_return co_await core_.pool.run([this, known = core_.known_images, in_use = core_.layers_in_use()]() -> Result<> {
+        for (const image::Image& image : TRY(core_.images->list())) {
+            if (known.contains(image.id)) continue;
+            log_info("image.swept", {{"id", image.id}});
+            TRY(core_.images->remove(image.id, in_use));
+        }
+        TRY(core_.images->collect_garbage(in_use));
+        return {};
     });
 }
 

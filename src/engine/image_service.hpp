@@ -21,12 +21,13 @@ class ImageService final : public Images {
                                                               ImageRemoveOptions options) override;
     asio::awaitable<Result<PruneResult>> prune(Filters filters) override;
 
-    // Names that point to nothing (a crash between removing an image and its names).
-    void drop_dangling_names();
+    // At the daemon's start: names that point to nothing, images nobody was told of, layers of neither.
+    asio::awaitable<Result<>> reconcile();
 
   private:
     ImageSummary summarize(const image::Image& image) const;
-    asio::awaitable<Result<>> set_name(std::string canonical, std::string id);
+    // From now on the image is there for everybody, under these (canonical) names too.
+    asio::awaitable<Result<>> adopt(std::string id, std::vector<std::string> names);
     asio::awaitable<Result<std::vector<RemovedImage>>> delete_image(std::string id);
 
     Core& core_;

@@ -132,6 +132,13 @@ asio::awaitable<Result<>> ContainerService::reconcile() {
         co_await ended(container, *one.status);
     }
 
+    // Those that were to remove themselves, and were not yet gone.
+    for (const ContainerPtr& container : core_.containers.all()) {
+        if (container->phase == Phase::exited && container->host_config().auto_remove && !container->removed) {
+            CO_CHECK(co_await remove_record(container, true));
+        }
+    }
+
     // Rubbish: sandboxes, cgroups and directories that belong to no container any more.
     for (const std::string& name : names_in(core_.options.exec_root + "/sandboxes")) {
         if (live_sandboxes.contains(name)) continue;

@@ -41,11 +41,6 @@ asio::awaitable<Result<VolumeService::Made>> VolumeService::ensure(Volume volume
     }
     const std::string name = volume.name;
     core_.volumes.emplace(name, volume);  // whoever comes meanwhile finds it
-    if (auto written = co_await core_.journal->commit({store::Create{to_record(volume)}}); !written) {
-        core_.volumes.erase(name);
-        co_return std::unexpected(std::move(written).error());
-    }
-    crash_point("volume.written");
     Result<> made =
         co_await core_.pool.run([path = core_.volume_data(name), parent = core_.volume_directory(name)]() -> Result<> {
             TRY(make_directories(parent, 0701));
@@ -53,11 +48,29 @@ asio::awaitable<Result<VolumeService::Made>> VolumeService::ensure(Volume volume
         });
     if (!made) {
         core_.volumes.erase(name);
-        core_.journal->post({store::Remove{.kind = std::string(volume_kind), .key = name}});
         co_return std::unexpected(std::move(made).error().context("making the volume " + name));
     }
     core_.publish("volume", "create", name, {{"driver", "local"}});
     co_return Made::now;
+}
+
+void VolumeService::take_unwritten(const std::vector<std::string>& names, store::Transaction& transaction) {
+    for (const std::string& name : names) {
+        const auto found = core_.volumes.find(name);
+        if (found == core_.volumes.end() || found->second.written) continue;
+        found->second.written = true;
+        transaction.push_back(store::Put{to_record(found->second)});
+    }
+}
+
+asio::awaitable<void> VolumeService::forget(std::string name) {
+    if (!users(name).empty() || !core_.volumes.contains(name)) co_return;  // somebody else has come to use it
+    // Whether its record was written does not matter: it is not there afterwards.
+    store::Transaction transaction{store::Put{to_record(core_.volumes.at(name))}};
+    transaction.push_back(store::Remove{.kind = std::string(volume_kind), .key = name});
+    core_.volumes.erase(name);
+    core_.journal->post(std::move(transaction));
+    std::ignore = co_await core_.pool.run([path = core_.volume_directory(name)] { return remove_tree(path); });
 }
 
 asio::awaitable<Result<VolumeView>> VolumeService::create(VolumeCreate request) {
@@ -75,7 +88,19 @@ asio::awaitable<Result<VolumeView>> VolumeService::create(VolumeCreate request) 
     if (volume.anonymous) volume.labels.emplace("com.docker.volume.anonymous", "");
     const std::string name = volume.name;
     CO_CHECK(co_await ensure(std::move(volume)));
-    co_return view(core_.volumes.at(name));
+    store::Transaction transaction;
+    take_unwritten({name}, transaction);
+    crash_point("volume.made");
+    if (!transaction.empty()) {
+        if (auto written = co_await core_.journal->commit(std::move(transaction)); !written) {
+            co_await forget(name);
+            co_return std::unexpected(std::move(written).error());
+        }
+    }
+    crash_point("volume.written");
+    const auto found = core_.volumes.find(name);
+    if (found == core_.volumes.end()) co_return fail(Code::not_found, "get " + name + ": no such volume");
+    co_return view(found->second);
 }
 
 asio::awaitable<Result<std::vector<VolumeView>>> VolumeService::list(Filters filters) {

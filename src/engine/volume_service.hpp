@@ -21,8 +21,13 @@ class VolumeService final : public Volumes {
     asio::awaitable<Result<PruneResult>> prune(Filters filters) override;
 
     enum class Made : std::uint8_t { now, before };
-    // The volume, made when there is none; its directory exists then.
+    // The volume, made when there is none: its directory, but not its record, which belongs into the transaction of
+    // whoever needs the volume (take_unwritten). A directory without a record does not survive a restart.
     asio::awaitable<Result<Made>> ensure(Volume volume);
+    // Adds the records that are still missing of these volumes.
+    void take_unwritten(const std::vector<std::string>& names, store::Transaction& transaction);
+    // Undoes an ensure() of now.
+    asio::awaitable<void> forget(std::string name);
     std::vector<ContainerPtr> users(const std::string& name) const;
     // Directories of volumes without a record, left by a crash.
     asio::awaitable<void> sweep();

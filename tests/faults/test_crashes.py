@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from support.api import ApiError
+from support.api import Api, ApiError
 from support.daemon import Daemon
 
 BUSYBOX = "busybox:latest"
@@ -88,7 +88,7 @@ def daemon():
         yield running
 
 
-POINTS = ["create.prepared", "create.mounts", "create.written", "volume.written", "start.begin", "start.prepared", "start.written",
+POINTS = ["create.prepared", "create.mounts", "create.written", "start.begin", "start.prepared", "start.written",
           "start.running", "start.saved", "stop.written", "stop.signalled", "exit.begin", "exit.saved", "exit.cleaned",
           "remove.begin", "remove.written", "remove.files"]
 
@@ -118,7 +118,7 @@ def test_killed_at_with_auto_remove(daemon, point):
     assert not daemon.api.get("/volumes")["Volumes"]
 
 
-@pytest.mark.parametrize("point", ["import.stored", "image.untagged", "volume.removed"])
+@pytest.mark.parametrize("point", ["import.stored", "image.untagged", "volume.made", "volume.written", "volume.removed"])
 def test_killed_with_images_and_volumes(daemon, point):
     daemon.stop()
 
@@ -129,12 +129,14 @@ def test_killed_with_images_and_volumes(daemon, point):
         daemon.api.delete("/images/crash:latest")
 
     crash(daemon, point, work)
-    assert all(image["RepoTags"] for image in daemon.api.get("/images/json") if image["RepoTags"] is not None)
+    assert all(image["RepoTags"] for image in daemon.api.get("/images/json")), "an image that nobody was told of"
     assert BUSYBOX in [tag for image in daemon.api.get("/images/json") for tag in image["RepoTags"] or []]
     names = [volume["Name"] for volume in daemon.api.get("/volumes")["Volumes"] or []]
     assert "crash-volume" not in names or point != "volume.removed"
     folder = daemon.data_root / "volumes"
     assert sorted(os.listdir(folder)) == sorted(names)
+    if "crash-volume" in names:
+        daemon.api.delete("/volumes/crash-volume")
     daemon.import_busybox("crash:latest")
     daemon.api.delete("/images/crash:latest")
 
@@ -246,6 +248,7 @@ def test_a_second_daemon_is_refused(daemon):
     other.socket = daemon.root / "other.sock"
     other.pidfile = daemon.root / "other.pid"
     other.log_path = daemon.root / "other.log"
+    other.api = Api(str(other.socket))
     try:
         with pytest.raises(RuntimeError, match="another daemon uses the data root"):
             other.start()
