@@ -149,12 +149,15 @@ void EventLoop::run() {
             idle_callback_();
         }
         for (int i = 0; i < count; ++i) {
-            const epoll_event& event = events.at(static_cast<std::size_t>(i));
+            // Copies: the kernel's struct is packed, and its members are not aligned.
+            const epoll_event event = events.at(static_cast<std::size_t>(i));
+            const std::uint64_t id = event.data.u64;
+            const std::uint32_t what = event.events;
             // A watch that was removed earlier in this round is not found any more; ids are never used again.
-            auto found = callbacks_.find(event.data.u64);
+            auto found = callbacks_.find(id);
             if (found == callbacks_.end()) continue;
             std::shared_ptr<Callback> callback = found->second;
-            (*callback)(event.events);
+            (*callback)(what);
         }
     }
 }
