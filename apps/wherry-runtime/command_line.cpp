@@ -75,7 +75,7 @@ const Option* find(const std::vector<Option>& options, std::string_view word) {
 Result<> parse_options(const std::vector<Option>& known, const std::vector<std::string>& words, std::size_t& at,
                        Options& result) {
     while (at < words.size() && words[at].size() > 1 && words[at].front() == '-') {
-        std::string word = words[at++];
+        const std::string& word = words[at++];
         if (word == "--") return {};
         std::string name = word.substr(word.starts_with("--") ? 2 : 1);
         std::string value;
