@@ -43,7 +43,7 @@ TEST(table, formats) {
               "{\"ID\":\"0123456789ab\",\"Labels\":\"a=b\",\"Names\":\"web\"}\n{\"ID\":\"ba9876543210\",\"Labels\":"
               "\"\",\"Names\":\"datenbank-größe\"}\n");
     EXPECT_EQ(sample().render("table {{.Label \"com.example.role\"}}\\t{{upper .Names}}").value_or(""),
-              "role      NAMES\nfront     WEB\n          DATENBANK-GRößE\n");
+              "role      NAMES\nfront     WEB\n          DATENBANK-GRÖßE\n");
     EXPECT_FALSE(sample().render("{{.Nope}}"));
 }
 
