@@ -3,7 +3,7 @@
 
     bench/runtime.py [--count N] [runtime...]      default: wherry-runtime of build/release, and runc and crun where installed
 
-Prints the median and the best of the wall time, the processor time and the peak memory of the runtime's own process.
+Prints the median and the best of the wall time, and the processor time with that of the container.
 """
 
 import argparse
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support import runtime as support  # noqa: E402
 
 
-def measure(binary: str, *arguments: str) -> tuple[float, float, int]:
+def measure(binary: str, *arguments: str) -> tuple[float, float]:
     null = os.open("/dev/null", os.O_RDWR)
     began = time.perf_counter()
     pid = os.posix_spawn(binary, [binary, *map(str, arguments)], os.environ,
@@ -30,14 +30,13 @@ def measure(binary: str, *arguments: str) -> tuple[float, float, int]:
     os.close(null)
     if status != 0:
         raise SystemExit(f"{binary} {' '.join(map(str, arguments))} failed: {status}")
-    return wall * 1000, (usage.ru_utime + usage.ru_stime) * 1000, usage.ru_maxrss
+    return wall * 1000, (usage.ru_utime + usage.ru_stime) * 1000
 
 
-def show(name: str, what: str, samples: list[tuple[float, float, int]]) -> float:
-    walls, times, memories = zip(*samples)
+def show(name: str, what: str, samples: list[tuple[float, float]]) -> float:
+    walls, times = zip(*samples)
     median = statistics.median(walls)
-    print(f"{name:16} {what:5} {median:8.2f} ms  best {min(walls):7.2f}  cpu {statistics.median(times):7.2f} ms  "
-          f"peak {max(memories)} KiB")
+    print(f"{name:16} {what:5} {median:8.2f} ms  best {min(walls):7.2f}  cpu {statistics.median(times):7.2f} ms")
     return median
 
 

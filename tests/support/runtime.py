@@ -1,5 +1,6 @@
 """An OCI runtime under test and bundles for it. RUNTIME names another one (runc, crun) to compare with."""
 
+import glob
 import json
 import os
 import pathlib
@@ -212,5 +213,10 @@ class Runtime:
                 for path in (os.path.join(base, name) for name in folders) if os.path.basename(path) in self.identifiers]
         leaked = [line for line in self._mounts() if str(self.folder) in line and line not in self.mounts_before]
         shutil.rmtree(self.folder, ignore_errors=True)
+        for parent in glob.glob("/sys/fs/cgroup/*/wherry-runtime") + glob.glob("/sys/fs/cgroup/wherry-runtime"):
+            try:
+                os.rmdir(parent)  # the folder of all; stays while others use it
+            except OSError:
+                pass
         assert not left, f"cgroups left behind: {left}"
         assert not leaked, f"mounts left behind: {leaked}"
