@@ -48,6 +48,9 @@ Result<> ContainerService::resolve_shared_namespaces(ContainerSpec& spec) const 
         *mode = "container:" + other->id;
     }
     const std::string& network = host.network_mode;
+    if (network == "bridge" && core_.options.bridge_name == "none") {
+        return fail(Code::not_found, "network bridge not found: this daemon runs with --bridge none");
+    }
     if (network != "bridge" && network != "host" && network != "none" && !network.starts_with("container:")) {
         if (network == network_id(core_, "bridge") ||
             (network.size() >= 3 && network_id(core_, "bridge").starts_with(network))) {
@@ -178,9 +181,16 @@ asio::awaitable<Result<CreateResult>> ContainerService::create(CreateRequest req
     container->diff_ids = image.config.diff_ids;
     const Defaults defaults{.log_config = core_.options.log_config,
                             .ulimits = core_.options.default_ulimits,
-                            .unified_cgroups = core_.unified_cgroups};
+                            .unified_cgroups = core_.unified_cgroups,
+                            .network = core_.options.bridge_name == "none" ? "none" : "bridge"};
     CO_TRY(Strings warnings, check_and_complete(container->spec, defaults));
-    CO_CHECK(resolve_shared_namespaces(container->spec));
+    // What is not found here is not the image: with 404 clients would go and pull it.
+    if (auto resolved = resolve_shared_namespaces(container->spec); !resolved) {
+        co_return std::unexpected(std::move(resolved).error().with_code(Code::invalid_argument));
+    }
+    if (auto inherited = inherited_mounts(container->host_config()); !inherited) {
+        co_return std::unexpected(std::move(inherited).error().with_code(Code::invalid_argument));
+    }
     if (config.hostname.empty()) config.hostname = hostname_of(*container);
 
     Strings command = config.entrypoint.value_or(Strings{});

@@ -314,10 +314,12 @@ asio::awaitable<Result<>> ContainerService::launch_steps(ContainerPtr container)
     Waterfall waterfall(timings);
     container->wanted = true;
     container->manually_stopped = false;
+    container->denied_syscall.clear();
     crash_point("start.begin");
+    // The preparation first: it runs on the pool while the loop is busy starting the shim.
+    Task<Prepared> preparing(core_.executor, timed(waterfall, "network+files", prepare(container)));
     Task<std::shared_ptr<supervisor::ShimClient>> spawning(core_.executor,
                                                            timed(waterfall, "shim.spawn", spawn_shim(container)));
-    Task<Prepared> preparing(core_.executor, timed(waterfall, "network+files", prepare(container)));
 
     Result<Prepared> prepared = co_await preparing.result();
     Result<store::Revision> intended = fail(Code::internal, "not prepared");
@@ -362,8 +364,10 @@ asio::awaitable<Result<>> ContainerService::launch_steps(ContainerPtr container)
     container->oom_killed = false;
     container->exit_code = 0;
     container->exit_signal = 0;
-    container->denied_syscall.clear();
     container->phase = Phase::running;
+    for (const auto& [pid, syscall] : core_.recent_denials) {
+        if (pid == container->pid) container->denied_syscall = syscall;
+    }
     std::ranges::sort(timings, {}, &Timing::start_ns);
     container->timings = std::move(timings);
     container->timings.shrink_to_fit();

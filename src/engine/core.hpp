@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -58,7 +59,9 @@ struct Core {
 
     ContainerTable containers;
     std::map<std::string, std::string> image_names;  // canonical reference -> image id
-    std::set<std::string> known_images;              // ids with a record
+    // System calls denied to processes that no container could be found for yet: a start may still be under way.
+    std::deque<std::pair<int, std::string>> recent_denials;
+    std::set<std::string> known_images;  // ids with a record
     std::map<std::string, Volume> volumes;
 
     std::string volume_directory(const std::string& name) const { return options.data_root + "/volumes/" + name; }

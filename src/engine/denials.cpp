@@ -7,6 +7,11 @@
 #include "base/log.hpp"
 
 namespace wherry::engine {
+namespace {
+
+constexpr std::size_t kept_denials = 64;
+
+}  // namespace
 
 void DenialLog::start() {
     auto log = confine::SeccompLog::open();
@@ -47,9 +52,14 @@ void DenialLog::note(const confine::SeccompDenial& denial) {
     for (const ContainerPtr& container : owner ? std::vector<ContainerPtr>{} : core_.containers.all()) {
         if (container->pid == denial.pid) owner = container;
     }
-    if (!owner) return;
-    const auto name = confine::syscall_name(denial.arch, denial.syscall);
-    owner->denied_syscall = name ? *name : "number " + std::to_string(denial.syscall);
+    const auto known = confine::syscall_name(denial.arch, denial.syscall);
+    const std::string name = known ? *known : "number " + std::to_string(denial.syscall);
+    if (!owner) {
+        core_.recent_denials.emplace_back(denial.pid, name);
+        if (core_.recent_denials.size() > kept_denials) core_.recent_denials.pop_front();
+        return;
+    }
+    owner->denied_syscall = name;
     log_debug("seccomp.denied", {{"id", owner->id}, {"syscall", owner->denied_syscall}});
 }
 

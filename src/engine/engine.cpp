@@ -127,6 +127,7 @@ Result<> EngineImpl::open_blocking() {
     // One table of rules for each daemon on the host, told apart by the bridge.
     const std::string table = options.bridge_name == "wherry0" ? "wherry" : "wherry-" + options.bridge_name;
     core_.network = TRY(net::NetworkManager::open({.table = table}), "network");
+    if (options.bridge_name == "none") return read_records();
     net::BridgeOptions bridge;
     bridge.name = options.bridge_name;
     bridge.mtu = static_cast<unsigned>(options.mtu);

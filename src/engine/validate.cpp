@@ -396,7 +396,7 @@ Result<supervisor::LogOptions> log_options(const LogConfig& log, const Config& c
 Result<Strings> check_and_complete(ContainerSpec& spec, const Defaults& defaults) {
     HostConfig& host = spec.host_config;
     TRY(check_config(spec.config));
-    if (host.network_mode.empty() || host.network_mode == "default") host.network_mode = "bridge";
+    if (host.network_mode.empty() || host.network_mode == "default") host.network_mode = defaults.network;
     if (spec.config.network_disabled) host.network_mode = "none";
     TRY(check_modes(spec));
     TRY(check_restart_policy(host.restart_policy, host.auto_remove));

@@ -13,6 +13,7 @@ struct Defaults {
     LogConfig log_config;
     std::vector<Ulimit> ulimits;
     bool unified_cgroups = false;
+    std::string network = "bridge";  // for who does not say; "none" for a daemon without a bridge
 };
 
 // What the image brings for what the request leaves out. invalid_argument "no command specified" when neither says what
