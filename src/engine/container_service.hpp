@@ -36,6 +36,7 @@ class ContainerService final : public Containers {
     asio::awaitable<Result<StatsView>> stats(std::string reference) override;
     asio::awaitable<Result<ContainerView>> inspect(std::string reference, bool with_size) override;
     asio::awaitable<Result<std::vector<ContainerSummary>>> list(ListOptions options) override;
+    std::uint64_t revision() const override { return core_.revision; }
     asio::awaitable<Result<PruneResult>> prune(Filters filters) override;
     asio::awaitable<Result<std::string>> exec_create(std::string reference, ExecSpec spec) override;
     asio::awaitable<Result<std::unique_ptr<StdioSession>>> exec_start(std::string id,

@@ -413,12 +413,16 @@ asio::awaitable<Result<Outcome>> ContainerService::start(std::string reference) 
 }
 
 void ContainerService::save(const Container& container) {
+    ++core_.revision;
     if (!container.removed) core_.journal->post({store::Put{to_record(container)}});
 }
 
 asio::awaitable<Result<>> ContainerService::save_durably(const Container& container) {
     if (container.removed) co_return Result<>{};
-    CO_CHECK(co_await core_.journal->commit({store::Put{to_record(container)}}));
+    ++core_.revision;
+    auto written = co_await core_.journal->commit({store::Put{to_record(container)}});
+    ++core_.revision;  // the caller may take back what was not written
+    CO_CHECK(std::move(written));
     co_return Result<>{};
 }
 

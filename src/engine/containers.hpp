@@ -289,6 +289,9 @@ class Containers {
     virtual asio::awaitable<Result<StatsView>> stats(std::string reference) = 0;
     virtual asio::awaitable<Result<ContainerView>> inspect(std::string reference, bool with_size) = 0;
     virtual asio::awaitable<Result<std::vector<ContainerSummary>>> list(ListOptions options) = 0;
+    // Another number whenever what list() shows may have changed (but for times told relative to now): an answer made
+    // from a list is good as long as it stays the same.
+    virtual std::uint64_t revision() const = 0;
     virtual asio::awaitable<Result<PruneResult>> prune(Filters filters) = 0;
 
     virtual asio::awaitable<Result<std::string>> exec_create(std::string reference, ExecSpec spec) = 0;

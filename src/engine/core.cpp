@@ -82,6 +82,7 @@ Strings Core::names_of_image(const std::string& image_id) const {
 }
 
 void Core::publish(std::string_view type, std::string_view action, const std::string& subject, StringMap attributes) {
+    ++revision;
     events.publish({.type = std::string(type),
                     .action = std::string(action),
                     .id = subject,
@@ -98,7 +99,11 @@ void Core::publish(const Container& container, std::string_view action, StringMa
 }
 
 std::string network_id(const Core& core, std::string_view name) {
-    return sha256_hex(core.id + "/" + std::string(name));
+    if (const auto known = core.network_ids.find(name); known != core.network_ids.end()) return known->second;
+    std::string id = sha256_hex(core.id + "/" + std::string(name));
+    // Networks' names alone: those of endpoints have a container's id in them and would be too many.
+    if (!name.contains('/')) core.network_ids.emplace(name, id);
+    return id;
 }
 
 }  // namespace wherry::engine

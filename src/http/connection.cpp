@@ -394,6 +394,11 @@ std::string ServerConnection::make_head(unsigned status, std::string_view conten
 }
 
 asio::awaitable<Result<>> ServerConnection::send(unsigned status, std::string content_type, std::string body) {
+    co_return co_await send_view(status, std::move(content_type), body);
+}
+
+asio::awaitable<Result<>> ServerConnection::send_view(unsigned status, std::string content_type,
+                                                      std::string_view body) {
     if (phase_ != Phase::open) co_return fail(Code::conflict, "the response is already under way");
     if (cancelled_) co_return fail(Code::cancelled, "the server stops");
     phase_ = Phase::sent;
@@ -406,7 +411,7 @@ asio::awaitable<Result<>> ServerConnection::send(unsigned status, std::string co
     else if (parser_.head().version < 11)
         head += "Connection: keep-alive\r\n";
     head += "\r\n";
-    if (!body_allowed(status)) body.clear();
+    if (!body_allowed(status)) body = {};
     set_deadline(server_->options.send_timeout);
     auto written = co_await transport_->write({head, body, {}});
     clear_deadline();

@@ -53,6 +53,8 @@ class ServerConnection final : public std::enable_shared_from_this<ServerConnect
     void close_after_response() { keep_alive_ = false; }
     void set_header(std::string_view name, std::string value) { response_headers_.set(name, std::move(value)); }
     asio::awaitable<Result<>> send(unsigned status, std::string content_type, std::string body);
+    // The body lives until the call is through.
+    asio::awaitable<Result<>> send_view(unsigned status, std::string content_type, std::string_view body);
     asio::awaitable<Result<>> stream(unsigned status, std::string content_type);
     asio::awaitable<Result<>> write(std::string_view data);
     asio::awaitable<Result<>> finish();

@@ -54,6 +54,10 @@ void Exchange::set_header(std::string_view name, std::string value) {
 asio::awaitable<Result<>> Exchange::send(unsigned status, std::string content_type, std::string body) {
     return connection_.send(status, std::move(content_type), std::move(body));
 }
+asio::awaitable<Result<>> Exchange::send_shared(unsigned status, std::string content_type,
+                                                std::shared_ptr<const std::string> body) {
+    co_return co_await connection_.send_view(status, std::move(content_type), *body);
+}
 asio::awaitable<Result<>> Exchange::send(unsigned status) {
     return connection_.send(status, {}, {});
 }

@@ -92,6 +92,9 @@ class Exchange {
     // A whole response. With HEAD, and with 204 and 304, the body is not sent.
     asio::awaitable<Result<>> send(unsigned status, std::string content_type, std::string body);
     asio::awaitable<Result<>> send(unsigned status);  // no body
+    // For a body that several responses share.
+    asio::awaitable<Result<>> send_shared(unsigned status, std::string content_type,
+                                          std::shared_ptr<const std::string> body);
 
     // Starts a response of unknown length; its head is flushed at once. Then write() any number of times; the end is
     // sent when the handler returns, or by finish(). abort() breaks the connection instead, so that the client sees the

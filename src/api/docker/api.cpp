@@ -22,6 +22,7 @@ struct DockerApi::State {
 
     engine::Engine& engine;
     ApiOptions options;
+    ListCache lists;
     http::Router<Endpoint> router;
     std::uint64_t requests = 0;
 };
@@ -98,6 +99,7 @@ asio::awaitable<void> DockerApi::handle(http::Exchange& exchange) {
     Call call{.exchange = exchange,
               .engine = state_->engine,
               .options = state_->options,
+              .lists = state_->lists,
               .parameters = std::move(match.parameters),
               .minor = split->minor};
     Result<> done = co_await (*match.target)(call);

@@ -50,6 +50,22 @@ asio::awaitable<Result<>> send_error(http::Exchange& exchange, unsigned status, 
     return exchange.send(status, "application/json", writer.take_line());
 }
 
+std::shared_ptr<const std::string> ListCache::find(const std::string& query, std::uint64_t revision,
+                                                   std::int64_t second) const {
+    if (revision != revision_ || second != second_) return nullptr;
+    const auto found = bodies_.find(query);
+    return found == bodies_.end() ? nullptr : found->second;
+}
+
+void ListCache::keep(const std::string& query, std::uint64_t revision, std::int64_t second,
+                     std::shared_ptr<const std::string> body) {
+    constexpr std::size_t most = 8;
+    if (revision != revision_ || second != second_ || bodies_.size() >= most) bodies_.clear();
+    revision_ = revision;
+    second_ = second;
+    bodies_[query] = std::move(body);
+}
+
 bool Call::flag(std::string_view key, bool absent) const {
     if (!query().has(key)) return absent;
     std::string_view value = query().get(key);

@@ -4,6 +4,8 @@
 
 #include <boost/asio/awaitable.hpp>
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -22,10 +24,27 @@ namespace wherry::api::docker {
 inline constexpr int newest_minor = 47;
 inline constexpr int oldest_minor = 24;
 
+// Answers of containers/json, kept while nothing has changed: with hundreds of containers making one takes
+// milliseconds, and tools that watch ask for the same again and again. Statuses tell seconds, so none is kept longer.
+class ListCache {
+  public:
+    // nullptr: none that is still true.
+    std::shared_ptr<const std::string> find(const std::string& query, std::uint64_t revision,
+                                            std::int64_t second) const;
+    void keep(const std::string& query, std::uint64_t revision, std::int64_t second,
+              std::shared_ptr<const std::string> body);
+
+  private:
+    std::uint64_t revision_ = 0;
+    std::int64_t second_ = 0;
+    std::map<std::string, std::shared_ptr<const std::string>> bodies_;  // all of that revision and second
+};
+
 struct Call {
     http::Exchange& exchange;
     engine::Engine& engine;
     const ApiOptions& options;
+    ListCache& lists;
     http::PathParameters parameters;
     int minor = newest_minor;  // of the version in the path; the newest without one
 
