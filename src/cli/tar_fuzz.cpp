@@ -11,7 +11,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::size_t at = 0;
     wherry::cli::TarReader reader([&](std::span<std::byte> buffer) -> wherry::Result<std::size_t> {
         std::size_t count = std::min(buffer.size(), size - at);
-        std::memcpy(buffer.data(), data + at, count);
+        if (count > 0) std::memcpy(buffer.data(), data + at, count);  // data is null when there is none
         at += count;
         return count;
     });
