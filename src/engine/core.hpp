@@ -63,7 +63,7 @@ struct Core {
     std::deque<std::pair<int, std::string>> recent_denials;
     std::set<std::string> known_images;  // ids with a record
     std::map<std::string, Volume> volumes;
-    std::uint64_t revision = 0;  // see Containers::revision()
+    std::uint64_t revision = 0;                                           // see Containers::revision()
     mutable std::map<std::string, std::string, std::less<>> network_ids;  // made once
 
     std::string volume_directory(const std::string& name) const { return options.data_root + "/volumes/" + name; }

@@ -1,5 +1,5 @@
-// Three threads over one stream: one reads and decompresses, one hashes, and the caller's parses and writes. They share a
-// ring of buffers; nothing is copied between them.
+// Three threads over one stream: one reads and decompresses, one hashes, and the caller's parses and writes. They share
+// a ring of buffers; nothing is copied between them.
 #pragma once
 
 #include <array>

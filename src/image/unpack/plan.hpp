@@ -1,4 +1,5 @@
-// What an entry of a layer's tar stream asks for, decided from its name alone: no system call, so that it can be fuzzed.
+// What an entry of a layer's tar stream asks for, decided from its name alone: no system call, so that it can be
+// fuzzed.
 #pragma once
 
 #include <string>
@@ -10,11 +11,11 @@
 namespace wherry::image {
 
 enum class PlanKind : unsigned char {
-    root,       // the root folder itself: attributes only
-    create,     // make `path`
-    whiteout,   // `path` of lower layers is deleted here
-    opaque,     // nothing of lower layers shows in the folder `path` (may be empty: the root)
-    ignore      // bookkeeping of aufs
+    root,      // the root folder itself: attributes only
+    create,    // make `path`
+    whiteout,  // `path` of lower layers is deleted here
+    opaque,    // nothing of lower layers shows in the folder `path` (may be empty: the root)
+    ignore     // bookkeeping of aufs
 };
 
 struct Plan {

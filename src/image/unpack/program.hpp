@@ -1,7 +1,7 @@
 // What wherry-unpack does once it is jailed, and the words it and its parent exchange.
 //
-// Descriptors: 0 the layer's tar stream, plain, gzip or zstd; 3 a pipe for reports; 4 the workspace (see Unpacker), where
-// the program also makes "recipe". Reports are lines:
+// Descriptors: 0 the layer's tar stream, plain, gzip or zstd; 3 a pipe for reports; 4 the workspace (see Unpacker),
+// where the program also makes "recipe". Reports are lines:
 //   P <bytes>                                                consumed of the stream so far
 //   ok <diff id> <tar bytes> <size bytes> <entries>          last
 //   error <code> <errno> <message>                           last

@@ -1,5 +1,5 @@
-// The recipe of a layer: how to write its tar stream again, byte for byte, from the unpacked tree. It holds all bytes of
-// the stream that are no file content (headers, padding) and refers to files for the rest, compressed by zstd.
+// The recipe of a layer: how to write its tar stream again, byte for byte, from the unpacked tree. It holds all bytes
+// of the stream that are no file content (headers, padding) and refers to files for the rest, compressed by zstd.
 //
 // The recipe is written by the confined child and read by the daemon: the reader trusts nothing in it, opens files only
 // below the tree, and the stream's digest decides whether the result is right.

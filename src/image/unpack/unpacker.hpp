@@ -1,6 +1,6 @@
-// Writes the entries of a layer's tar stream below a folder. Single-threaded; runs inside the jail of wherry-unpack, but
-// does not rely on it: every path is resolved by this code, component by component where a symlink of the archive is in the
-// way, and opened with openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS).
+// Writes the entries of a layer's tar stream below a folder. Single-threaded; runs inside the jail of wherry-unpack,
+// but does not rely on it: every path is resolved by this code, component by component where a symlink of the archive
+// is in the way, and opened with openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS).
 #pragma once
 
 #include <sys/types.h>
@@ -25,8 +25,8 @@ class Unpacker {
         std::uint64_t size_bytes = 0;  // stored content of files
     };
 
-    // `workspace` holds the empty folders "diff" (becomes the root) and "replaced". The file "opaque" is written into it:
-    // zero-terminated paths of opaque folders, for the parent to mark, because marking needs CAP_SYS_ADMIN.
+    // `workspace` holds the empty folders "diff" (becomes the root) and "replaced". The file "opaque" is written into
+    // it: zero-terminated paths of opaque folders, for the parent to mark, because marking needs CAP_SYS_ADMIN.
     static Result<Unpacker> create(int workspace, RecipeWriter& recipe, std::uint64_t max_entries);
 
     Result<> apply(const TarEntry& entry, TarReader& reader);
