@@ -126,7 +126,7 @@ asio::awaitable<Result<>> logs(Call& call) {
     if (!tail.empty() && error == std::errc{} && end == tail.data() + tail.size()) options.tail = lines;
 
     LogsFormat format{.timestamps = call.flag("timestamps"), .details = call.flag("details"), .follow = options.follow};
-    CO_TRY(auto stream, co_await call.engine.containers().logs(call.name(), std::move(options)));
+    CO_TRY(auto stream, co_await call.engine.containers().logs(call.name(), options));
     format.raw = stream->terminal();
     CO_CHECK(co_await call.exchange.stream(200, std::string(stream_content_type(format.raw, call.minor))));
     engine::LogStream* reading = stream.get();
