@@ -76,7 +76,7 @@ Result<std::vector<MountPoint>> ContainerService::inherited_mounts(const HostCon
     for (const std::string& text : host_config.volumes_from) {
         const std::size_t colon = text.find(':');
         const std::string mode = colon == std::string::npos ? "" : text.substr(colon + 1);
-        if (mode != "" && mode != "rw" && mode != "ro" && mode != "z" && mode != "Z") {
+        if (!mode.empty() && mode != "rw" && mode != "ro" && mode != "z" && mode != "Z") {
             return fail(Code::invalid_argument, "invalid volume specification: '" + text + "': invalid mode: " + mode);
         }
         const ContainerPtr other = TRY(core_.containers.find(text.substr(0, colon)));

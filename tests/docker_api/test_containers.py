@@ -148,7 +148,7 @@ def test_wrong_filters(daemon, filters):
         (b'{"Image":"busybox","HostConfig":[]}', {"Content-Type": "application/json"}, 400),
         (b'{"Image":"busybox","HostConfig":{"Memory":"1g"}}', {"Content-Type": "application/json"}, 400),
         (b'{"Image":"busybox","HostConfig":{"Memory":1000}}', {"Content-Type": "application/json"}, 400),
-        (b'{"Image":"busybox","HostConfig":{"NetworkMode":"nonsense"}}', {"Content-Type": "application/json"}, 404),
+        (b'{"Image":"busybox","HostConfig":{"NetworkMode":"nonsense"}}', {"Content-Type": "application/json"}, 400),  # 404 would make clients pull the image
         (b'{"Image":"busybox","HostConfig":{"CapAdd":["NONSENSE"]}}', {"Content-Type": "application/json"}, 400),
         (b'{"Image":"busybox","HostConfig":{"RestartPolicy":{"Name":"sometimes"}}}', {"Content-Type": "application/json"}, 400),
         (b'{"Image":"busybox","HostConfig":{"AutoRemove":true,"RestartPolicy":{"Name":"always"}}}', {"Content-Type": "application/json"}, 400),
