@@ -9,9 +9,8 @@ namespace wherry::dns {
 
 namespace {
 
-constexpr std::size_t max_chain = 16;            // aliases followed within our zones
-constexpr std::size_t cookie_bytes = 16;         // of a server cookie (RFC 9018 section 4)
-constexpr std::uint32_t cookie_lifetime = 3600;  // RFC 9018 section 4.3
+constexpr std::size_t max_chain = 16;     // aliases followed within our zones
+constexpr std::size_t cookie_bytes = 16;  // of a server cookie (RFC 9018 section 4)
 
 // Extended error codes (IANA "Extended DNS Error Codes").
 enum class ExtendedError : std::uint16_t {
@@ -113,14 +112,6 @@ class Answer {
         if (!cookie) return std::nullopt;
         if (cookie->size() != 8 && (cookie->size() < 16 || cookie->size() > 40)) return Rcode::FORMERR;
         client_cookie_ = cookie->first(8);
-        if (cookie->size() == 8 + cookie_bytes && (*cookie)[8] == 1) {
-            std::array<std::uint8_t, cookie_bytes> expected{};
-            std::uint32_t time = load_u32(cookie->data() + 12);
-            make_server_cookie(time, expected);
-            std::uint32_t age = context_.now - time;  // serial arithmetic: a little in the future is fine
-            valid_cookie_ =
-                std::ranges::equal(expected, cookie->subspan(8)) && (age < cookie_lifetime || age > 0U - 300U);
-        }
         return std::nullopt;
     }
 
@@ -245,7 +236,6 @@ class Answer {
             default:
                 return;
         }
-        additional_at_ = writer_.mark();
         for (std::span<const std::uint8_t> rdata : set) {
             Name target = rdata_name(rdata, at);
             if (target.is_root()) target = question_.name;
@@ -307,7 +297,6 @@ class Answer {
             }
         }
         // RFC 9471: glue below the cut is part of the answer; without all of it the answer is truncated.
-        additional_at_ = writer_.mark();
         for (std::span<const std::uint8_t> rdata : *servers) {
             Name server = rdata_name(rdata);
             bool needed = server.is_within(owner);
@@ -440,11 +429,9 @@ class Answer {
     Question question_;
     std::optional<Edns> edns_;
     std::optional<std::span<const std::uint8_t>> client_cookie_;
-    bool valid_cookie_ = false;
     std::optional<ExtendedError> extended_error_;
     std::size_t edns_room_ = 0;
     MessageWriter::Mark body_start_{};
-    MessageWriter::Mark additional_at_{};
     NodeIndex nsec_written_ = no_node;
     std::uint16_t answers_ = 0;
     std::uint16_t authorities_ = 0;
