@@ -46,3 +46,11 @@ def clean(daemon):
     """Removes every container after the test, so that names can be used again."""
     yield daemon
     daemon.remove_all()
+
+
+def pytest_make_parametrize_id(val):
+    """Long values are no names: pytest puts a test's name into the environment, where nothing may be over 128 KiB."""
+    if isinstance(val, (str, bytes)) and len(val) > 200:
+        text = val if isinstance(val, str) else val.decode("latin-1")
+        return f"{text[:40].encode('unicode_escape').decode()}...{len(val)}"
+    return None

@@ -28,39 +28,91 @@ const std::vector<Option>& global_options() {
     return options;
 }
 
+constexpr Kind flag = Kind::flag;
+constexpr Kind value = Kind::value;
+
 const std::vector<Command>& commands() {
-    static const std::vector<Option> create_options{{"bundle", "b", Kind::value},  {"console-socket", "", Kind::value},
-                                                    {"pid-file", "", Kind::value}, {"preserve-fds", "", Kind::value},
-                                                    {"no-pivot", "", Kind::flag},  {"no-new-keyring", "", Kind::flag},
-                                                    {"timings", "", Kind::flag},   {"init", "", Kind::flag}};
-    static const std::vector<Command> list = [] {
-        std::vector<Option> run_options = create_options;
-        run_options.push_back({"detach", "d", Kind::flag});
-        run_options.push_back({"keep", "", Kind::flag});
-        return std::vector<Command>{
-            {"create", create_options},
-            {"run", run_options},
-            {"start", {}},
-            {"state", {}},
-            {"kill", {{"all", "a", Kind::flag}}},
-            {"delete", {{"force", "f", Kind::flag}}},
-            {"exec",
-             {{"console-socket", "", Kind::value},
-              {"pid-file", "", Kind::value},
-              {"process", "p", Kind::value},
-              {"cwd", "", Kind::value},
-              {"env", "e", Kind::value},
-              {"user", "u", Kind::value},
-              {"additional-gids", "g", Kind::value},
-              {"tty", "t", Kind::flag},
-              {"detach", "d", Kind::flag},
-              {"cap", "c", Kind::value},
-              {"preserve-fds", "", Kind::value},
-              {"no-new-privs", "", Kind::flag},
-              {"timings", "", Kind::flag}}},
-            {"spec", {{"bundle", "b", Kind::value}}},
-        };
-    }();
+    static const std::vector<Option> create_options{
+        {"bundle", "b", value},     {"console-socket", "", value}, {"pid-file", "", value}, {"preserve-fds", "", value},
+        {"no-pivot", "", flag},     {"no-new-keyring", "", flag},  {"timings", "", flag},   {"init", "", flag},
+        {"pidfd-socket", "", value}};
+    static const std::vector<Option> criu_options{{"image-path", "", value},          {"work-path", "", value},
+                                                  {"tcp-established", "", flag},      {"ext-unix-sk", "", flag},
+                                                  {"file-locks", "", flag},           {"shell-job", "", flag},
+                                                  {"auto-dedup", "", flag},           {"lazy-pages", "", flag},
+                                                  {"manage-cgroups-mode", "", value}, {"empty-ns", "", value}};
+    auto with = [](std::vector<Option> options, std::initializer_list<Option> more) {
+        options.insert(options.end(), more);
+        return options;
+    };
+    static const std::vector<Command> list{
+        {"create", create_options},
+        {"run", with(create_options, {{"detach", "d", flag}, {"keep", "", flag}, {"no-subreaper", "", flag}})},
+        {"start", {}},
+        {"state", {}},
+        {"kill", {{"all", "a", flag}}},
+        {"delete", {{"force", "f", flag}}},
+        {"list", {{"format", "f", value}, {"quiet", "q", flag}}},
+        {"ps", {{"format", "f", value}}},
+        {"pause", {}},
+        {"resume", {}},
+        {"events", {{"interval", "", value}, {"stats", "", flag}}},
+        {"features", {}},
+        {"update",
+         {{"resources", "r", value},
+          {"blkio-weight", "", value},
+          {"cpu-period", "", value},
+          {"cpu-quota", "", value},
+          {"cpu-burst", "", value},
+          {"cpu-share", "", value},
+          {"cpu-rt-period", "", value},
+          {"cpu-rt-runtime", "", value},
+          {"cpu-idle", "", value},
+          {"cpuset-cpus", "", value},
+          {"cpuset-mems", "", value},
+          {"kernel-memory", "", value},
+          {"kernel-memory-tcp", "", value},
+          {"memory", "", value},
+          {"memory-reservation", "", value},
+          {"memory-swap", "", value},
+          {"pids-limit", "", value},
+          {"l3-cache-schema", "", value},
+          {"mem-bw-schema", "", value}}},
+        {"exec",
+         {{"console-socket", "", value},
+          {"pid-file", "", value},
+          {"process", "p", value},
+          {"cwd", "", value},
+          {"env", "e", value},
+          {"user", "u", value},
+          {"additional-gids", "g", value},
+          {"tty", "t", flag},
+          {"detach", "d", flag},
+          {"cap", "c", value},
+          {"preserve-fds", "", value},
+          {"no-new-privs", "", flag},
+          {"process-label", "", value},
+          {"apparmor", "", value},
+          {"cgroup", "", value},
+          {"ignore-paused", "", flag},
+          {"pidfd-socket", "", value},
+          {"timings", "", flag}}},
+        {"checkpoint", with(criu_options, {{"parent-path", "", value},
+                                           {"leave-running", "", flag},
+                                           {"pre-dump", "", flag},
+                                           {"status-fd", "", value},
+                                           {"page-server", "", value}})},
+        {"restore", with(criu_options, {{"bundle", "b", value},
+                                        {"detach", "d", flag},
+                                        {"pid-file", "", value},
+                                        {"no-subreaper", "", flag},
+                                        {"no-pivot", "", flag},
+                                        {"console-socket", "", value},
+                                        {"lsm-profile", "", value},
+                                        {"lsm-mount-context", "", value},
+                                        {"preserve-fds", "", value}})},
+        {"spec", {{"bundle", "b", value}, {"rootless", "", flag}}},
+    };
     return list;
 }
 
@@ -78,26 +130,26 @@ Result<> parse_options(const std::vector<Option>& known, const std::vector<std::
         const std::string& word = words[at++];
         if (word == "--") return {};
         std::string name = word.substr(word.starts_with("--") ? 2 : 1);
-        std::string value;
+        std::string given;
         bool has_value = false;
         if (auto equals = name.find('='); equals != std::string::npos) {
-            value = name.substr(equals + 1);
+            given = name.substr(equals + 1);
             name.resize(equals);
             has_value = true;
         }
         const Option* option = find(known, name);
         if (option == nullptr) return fail(Code::invalid_argument, "unknown option " + word);
         if (option->kind == Kind::flag) {
-            if (has_value && value != "true" && value != "false")
+            if (has_value && given != "true" && given != "false")
                 return fail(Code::invalid_argument, "option " + word + ": expected true or false");
-            if (!has_value || value == "true") result.flags.emplace(option->name);
+            if (!has_value || given == "true") result.flags.emplace(option->name);
             continue;
         }
         if (!has_value) {
             if (at == words.size()) return fail(Code::invalid_argument, "option " + word + " needs a value");
-            value = words[at++];
+            given = words[at++];
         }
-        result.values[std::string(option->name)].push_back(std::move(value));
+        result.values[std::string(option->name)].push_back(std::move(given));
     }
     return {};
 }
@@ -141,15 +193,31 @@ Result<CommandLine> parse_command_line(const std::vector<std::string>& words) {
 }
 
 std::string usage() {
-    return "usage: wherry-runtime [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND\n"
-           "  create [-b BUNDLE] [--console-socket SOCKET] [--pid-file FILE] [--preserve-fds N] ID\n"
-           "  start ID\n"
-           "  run    [-b BUNDLE] [-d] [--keep] [--init] [--timings] [--console-socket SOCKET] [--pid-file FILE] ID\n"
-           "  exec   [-t] [-d] [-u USER] [-e NAME=VALUE] [--cwd DIR] [-c CAP] [-p PROCESS.json] ID COMMAND [ARG...]\n"
-           "  state ID\n"
-           "  kill   [-a] ID [SIGNAL]\n"
-           "  delete [-f] ID\n"
-           "  spec   [-b BUNDLE]\n";
+    return "usage: wherry-runtime [--root DIR] [--log FILE] [--log-format text|json] [--debug] [--systemd-cgroup]\n"
+           "                      [--rootless true|false|auto] COMMAND\n"
+           "  create  [-b BUNDLE] [--console-socket SOCKET] [--pid-file FILE] [--pidfd-socket SOCKET]\n"
+           "          [--preserve-fds N] [--no-pivot] [--no-new-keyring] [--init] ID\n"
+           "  start   ID\n"
+           "  run     [-d] [--keep] [as create] ID\n"
+           "  exec    [-t] [-d] [-u USER] [-g GROUP] [-e NAME=VALUE] [--cwd DIR] [-c CAP] [-p PROCESS.json] "
+           "[--pid-file FILE]\n"
+           "          [--pidfd-socket SOCKET] [--console-socket SOCKET] [--preserve-fds N] [--no-new-privs] "
+           "[--apparmor PROFILE]\n"
+           "          [--process-label LABEL] [--cgroup PATH] [--ignore-paused] ID COMMAND [ARG...]\n"
+           "  state   ID\n"
+           "  list    [-f table|json] [-q]\n"
+           "  ps      [-f table|json] ID\n"
+           "  kill    [-a] ID [SIGNAL]\n"
+           "  pause   ID\n"
+           "  resume  ID\n"
+           "  update  [-r FILE|-] [--memory BYTES] [--cpu-quota US] [--pids-limit N] ... ID\n"
+           "  events  [--interval 5s] [--stats] ID\n"
+           "  delete  [-f] ID\n"
+           "  checkpoint [--image-path DIR] [--work-path DIR] [--parent-path DIR] [--leave-running] [--pre-dump] ... "
+           "ID\n"
+           "  restore [-b BUNDLE] [-d] [--image-path DIR] [--pid-file FILE] ... ID\n"
+           "  spec    [-b BUNDLE] [--rootless]\n"
+           "  features\n";
 }
 
 }  // namespace wherry::runtime

@@ -53,6 +53,12 @@ constexpr std::array allowed{
     SYS_fsetxattr,
     SYS_lsetxattr,
     SYS_fchdir,
+    SYS_statfs,
+    SYS_fstatfs,
+    // files read
+    SYS_getdents64,
+    SYS_flistxattr,
+    SYS_fgetxattr,
     // memory, threads, time
     SYS_mmap,
     SYS_munmap,

@@ -115,9 +115,27 @@ Result<> listen_everywhere(http::Server& server, const Options& options) {
 
 struct Daemon {
     asio::io_context io{1};
+    std::vector<std::string> arguments;
     Options options;
     int exit_code = 0;
 };
+
+// SIGHUP: the configuration file is read again. What cannot change while the daemon runs stays as it is; a file that is
+// wrong changes nothing.
+void reload(Daemon& daemon, engine::Engine& engine) {
+    notify_systemd("RELOADING=1");
+    auto read = read_options(daemon.arguments);
+    if (read) {
+        set_log_level(read->log_level);
+        daemon.options.log_level = read->log_level;
+        daemon.options.shutdown_timeout = read->shutdown_timeout;
+        engine.reload(std::move(read->engine));
+        log_info("daemon.reloaded", {{"log_level", to_string(read->log_level)}});
+    } else {
+        log_error("daemon.reload_failed", {{"error", read.error()}});
+    }
+    notify_systemd("READY=1");
+}
 
 asio::awaitable<Result<>> run(Daemon& daemon) {
     const Options& options = daemon.options;
@@ -139,8 +157,13 @@ asio::awaitable<Result<>> run(Daemon& daemon) {
             for (const std::string& address : server->addresses()) log_info("api.listen", {{"address", address}});
             log_info("daemon.ready", {{"version", WHERRY_VERSION}, {"data_root", options.engine.data_root}});
             notify_systemd("READY=1\nMAINPID=" + std::to_string(::getpid()));
-            asio::signal_set signals(daemon.io, SIGTERM, SIGINT);
-            const auto [error, number] = co_await signals.async_wait(asio::as_tuple(asio::use_awaitable));
+            asio::signal_set signals(daemon.io, SIGTERM, SIGINT, SIGHUP);
+            int number = SIGHUP;
+            while (number == SIGHUP) {
+                const auto [error, caught] = co_await signals.async_wait(asio::as_tuple(asio::use_awaitable));
+                number = caught;
+                if (number == SIGHUP) reload(daemon, *engine);
+            }
             log_info("daemon.stopping", {{"signal", number}});
             notify_systemd("STOPPING=1");
         }
@@ -204,6 +227,7 @@ int main_with(const std::vector<std::string>& arguments) {
         ::setrlimit(RLIMIT_NOFILE, &files);
     }
     Daemon daemon;
+    daemon.arguments = arguments;
     daemon.options = std::move(*options);
     daemon.options.engine.executor = daemon.io.get_executor();
     asio::co_spawn(daemon.io, run_and_stop(daemon), asio::detached);

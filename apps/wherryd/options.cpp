@@ -10,6 +10,7 @@
 #include "base/json.hpp"
 #include "confine/cgroup.hpp"
 #include "confine/rlimits.hpp"
+#include "engine/times.hpp"
 #include "engine/validate.hpp"
 #include "net/files.hpp"
 
@@ -42,6 +43,8 @@ constexpr Setting settings[] = {
     {"dns-opt", 0, "dns-opts", Kind::list, "list", "DNS options of containers"},
     {"dns-search", 0, "dns-search", Kind::list, "list", "DNS search domains of containers"},
     {"exec-root", 0, "exec-root", Kind::text, "string", "Where what lives until the reboot goes (default /run/wherry)"},
+    {"insecure-registry", 0, "insecure-registries", Kind::list, "list",
+     "Registry without TLS, or with a certificate nobody vouches for: host, host:port or a subnet"},
     {"group", 'G', "group", Kind::text, "string", "Group that owns the unix socket"},
     {"help", 'h', nullptr, Kind::flag, "", "Print this"},
     {"host", 'H', "hosts", Kind::list, "list",
@@ -52,8 +55,26 @@ constexpr Setting settings[] = {
     {"log-format", 0, "log-format", Kind::text, "string", "Format of the daemon's own log: text"},
     {"log-level", 'l', "log-level", Kind::text, "string", "debug, info, warn, error or fatal (default info)"},
     {"log-opt", 0, "log-opts", Kind::map, "map", "Default options of the log driver, e.g. max-size=10m"},
+    {"max-concurrent-downloads", 0, "max-concurrent-downloads", Kind::text, "int",
+     "Layers a pull fetches at once (default 3)"},
+    {"max-concurrent-uploads", 0, "max-concurrent-uploads", Kind::text, "int",
+     "Layers a push sends at once (default 5)"},
+    {"max-download-attempts", 0, "max-download-attempts", Kind::text, "int", "Tries of a download (default 5)"},
+    {"max-layer-size", 0, "max-layer-size", Kind::text, "bytes",
+     "Largest layer, decompressed, e.g. 20g (default 256g)"},
     {"mtu", 0, "mtu", Kind::text, "int", "MTU of the bridge (default: the uplink's, at most 1500)"},
+    {"names-address", 0, "names-address", Kind::text, "string",
+     "Address published for containers with the label wherry.dns (default: each one's own)"},
+    {"names-key-file", 0, "names-key-file", Kind::text, "string",
+     "File with the key of updates: [ALGORITHM:]NAME:SECRET"},
+    {"names-server", 0, "names-server", Kind::text, "string",
+     "Name server that gets the names of containers with the label wherry.dns, by dynamic update"},
+    {"names-zone", 0, "names-zone", Kind::text, "string", "Zone of these names"},
     {"pidfile", 'p', "pidfile", Kind::text, "string", "Where to write the process id (default /run/wherry.pid)"},
+    {"registry-certs", 0, "registry-certs", Kind::list, "list",
+     "Folders of HOST/*.crt, *.cert, *.key (default /etc/wherry/certs.d, /etc/docker/certs.d)"},
+    {"registry-mirror", 0, "registry-mirrors", Kind::list, "list",
+     "Mirror asked before a registry: URL (of Docker Hub) or HOST=URL"},
     {"shutdown-timeout", 0, "shutdown-timeout", Kind::text, "int",
      "Seconds that requests under way get at the end (default 15)"},
     {"tls", 0, "tls", Kind::flag, "", "TLS on tcp:// hosts"},
@@ -61,6 +82,8 @@ constexpr Setting settings[] = {
     {"tlscert", 0, "tlscert", Kind::text, "string", "The server's certificate (PEM)"},
     {"tlskey", 0, "tlskey", Kind::text, "string", "The server's key (PEM)"},
     {"tlsverify", 0, "tlsverify", Kind::flag, "", "TLS, and clients must have a certificate"},
+    {"undelete-period", 0, "undelete-period", Kind::text, "duration",
+     "How long removed containers can be had back, e.g. 1h; 0: not at all (default 10m)"},
     {"validate", 0, nullptr, Kind::flag, "", "Check the configuration and exit"},
     {"version", 'v', nullptr, Kind::flag, "", "Print the version and exit"},
 };
@@ -239,6 +262,43 @@ Result<std::string> absolute(const char* flag, std::string path) {
     return invalid("--" + std::string(flag) + ": expected an absolute path, not \"" + path + "\"");
 }
 
+// "1048576", "20g": powers of 1024.
+Result<std::uint64_t> parse_bytes(const char* flag, const std::string& text) {
+    std::uint64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
+    if (unit.ends_with('b') || unit.ends_with('B')) unit.remove_suffix(1);
+    constexpr std::string_view units = "kmgt";
+    unsigned shift = 0;
+    if (!unit.empty()) {
+        const std::size_t found = units.find(static_cast<char>(unit.front() | 0x20));
+        shift = found == std::string_view::npos || unit.size() > 1 ? 64 : static_cast<unsigned>(found + 1) * 10;
+    }
+    if (error != std::errc{} || value == 0 || shift == 64 || value > (std::uint64_t{1} << 62U) >> shift)
+        return invalid("invalid argument \"" + text + "\" for \"--" + flag + "\" flag: expected a size such as 20g");
+    return value << shift;
+}
+
+Result<> fill_registry(const Reader& reader, engine::EngineOptions& engine) {
+    for (std::string& text : reader.list("insecure-registry")) TRY(engine.registry.add_insecure(std::move(text)));
+    for (const std::string& text : reader.list("registry-mirror")) TRY(engine.registry.add_mirror(text));
+    if (reader.has("registry-certs")) {
+        engine.registry.certificate_folders.clear();
+        for (std::string& path : reader.list("registry-certs"))
+            engine.registry.certificate_folders.push_back(TRY(absolute("registry-certs", std::move(path))));
+    }
+    for (auto [flag, value] : {std::pair{"max-concurrent-downloads", &engine.max_concurrent_downloads},
+                               std::pair{"max-concurrent-uploads", &engine.max_concurrent_uploads},
+                               std::pair{"max-download-attempts", &engine.max_download_attempts}}) {
+        const int number = TRY(reader.number(flag, static_cast<int>(*value)));
+        if (number < 1 || number > 1000) return invalid("--" + std::string(flag) + ": expected 1 to 1000");
+        *value = static_cast<unsigned>(number);
+    }
+    if (reader.has("max-layer-size"))
+        engine.max_layer_bytes = TRY(parse_bytes("max-layer-size", reader.text("max-layer-size", "")));
+    return {};
+}
+
 Result<> fill(const Reader& reader, Options& options) {
     engine::EngineOptions& engine = options.engine;
     options.hosts = reader.list("host");
@@ -258,6 +318,15 @@ Result<> fill(const Reader& reader, Options& options) {
         return invalid("You specified --bridge none and --bip; mutually exclusive options. Please specify only one");
     }
     engine.mtu = TRY(reader.number("mtu", 0));
+    const Nanoseconds kept = TRY(engine::parse_duration(reader.text("undelete-period", "10m")), "--undelete-period");
+    engine.undelete_period = std::chrono::duration_cast<std::chrono::seconds>(kept);
+    engine.names.server = reader.text("names-server", "");
+    engine.names.zone = reader.text("names-zone", "");
+    engine.names.address = reader.text("names-address", "");
+    if (reader.has("names-key-file"))
+        engine.names.key_file = TRY(absolute("names-key-file", reader.text("names-key-file", "")));
+    if (engine.names.server.empty() != engine.names.zone.empty())
+        return invalid("--names-server and --names-zone go together");
     engine.cgroup_parent = reader.text("cgroup-parent", engine.cgroup_parent);
     if (!engine.cgroup_parent.starts_with('/')) engine.cgroup_parent.insert(0, "/");
     TRY(confine::validate_cgroup_path(engine.cgroup_parent), "--cgroup-parent");
@@ -285,6 +354,7 @@ Result<> fill(const Reader& reader, Options& options) {
         engine.log_config.config[text.substr(0, equals)] = text.substr(equals + 1);
     }
     TRY(engine::log_options(engine.log_config, {}, "/"));
+    TRY(fill_registry(reader, engine));
     options.tls_verify = reader.is_set("tlsverify");
     options.tls = reader.is_set("tls") || options.tls_verify || reader.has("tlscert") || reader.has("tlskey");
     options.tls_ca = reader.text("tlscacert", "");

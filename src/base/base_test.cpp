@@ -13,6 +13,7 @@
 #include "base/id.hpp"
 #include "base/json.hpp"
 #include "base/log.hpp"
+#include "base/number.hpp"
 
 namespace wherry {
 namespace {
@@ -48,6 +49,13 @@ TEST(result, context_is_printed_outermost_first) {
     EXPECT_EQ(result.error().describe(), "reading the configuration: open x: No such file or directory");
 }
 
+TEST(number, is_all_there_is) {
+    EXPECT_EQ(parse_number<int>("-12"), -12);
+    EXPECT_EQ(parse_number<unsigned>("4294967295"), 4294967295U);
+    for (const char* text : {"", " 1", "1 ", "+1", "0x1", "1.0", "4294967296", "-1"})
+        EXPECT_FALSE(parse_number<unsigned>(text)) << text;
+}
+
 TEST(clock, formats_and_parses_rfc3339) {
     auto time = parse_rfc3339("2026-11-23T13:09:51.000000123Z");
     ASSERT_TRUE(time);
@@ -55,6 +63,11 @@ TEST(clock, formats_and_parses_rfc3339) {
     EXPECT_EQ(format_rfc3339_short(*parse_rfc3339("2026-11-23T13:09:51.5Z")), "2026-11-23T13:09:51.5Z");
     EXPECT_EQ(format_rfc3339_short(*parse_rfc3339("2026-11-23T14:09:51+01:00")), "2026-11-23T13:09:51Z");
     EXPECT_EQ(format_rfc3339_short(WallTime{}), "0001-01-01T00:00:00Z");
+    EXPECT_EQ(*parse_rfc3339("0001-01-01T00:00:00Z"), WallTime{});
+    EXPECT_EQ(*parse_rfc3339("6026-12-01T00:00:00Z"), WallTime::max());
+    EXPECT_EQ(*parse_rfc3339("2262-04-11T23:47:17.9Z"), WallTime::max());
+    EXPECT_EQ(*parse_rfc3339("1676-01-01T00:00:00.5Z"), WallTime::min());
+    EXPECT_LT(*parse_rfc3339("2262-04-11T23:47:15.9Z"), WallTime::max());
     for (const char* bad : {"", "2026", "2026-13-01T00:00:00Z", "2026-02-30T00:00:00Z", "2026-01-01T00:00:00",
                             "2026-01-01T00:00:00.Z", "2026-01-01T00:00:00Zx"})
         EXPECT_FALSE(parse_rfc3339(bad)) << bad;

@@ -95,8 +95,14 @@ Result<WallTime> parse_rfc3339(std::string_view text) {
         offset_minutes = (hours * 60 + minutes) * (negative ? -1 : 1);
     }
     if (!text.empty()) return bad();
-    return WallTime(std::chrono::sys_days(date) + std::chrono::hours(hour) +
-                    std::chrono::minutes(minute - offset_minutes) + std::chrono::seconds(second) + Nanoseconds(nanos));
+    const std::chrono::sys_seconds whole = std::chrono::sys_days(date) + std::chrono::hours(hour) +
+                                           std::chrono::minutes(minute - offset_minutes) + std::chrono::seconds(second);
+    // What format_rfc3339_short() makes of no time at all.
+    if (whole == std::chrono::sys_days(std::chrono::year(1) / 1 / 1) && nanos == 0) return WallTime{};
+    // Nanoseconds in 64 bits reach from 1677 to 2262: what is beyond is their end.
+    if (whole >= std::chrono::floor<std::chrono::seconds>(WallTime::max())) return WallTime::max();
+    if (whole <= std::chrono::ceil<std::chrono::seconds>(WallTime::min())) return WallTime::min();
+    return WallTime(whole) + Nanoseconds(nanos);
 }
 
 }  // namespace wherry

@@ -21,7 +21,8 @@ std::int64_t monotonic_ns();  // CLOCK_MONOTONIC
 std::string format_rfc3339(WallTime time);
 // Go's time.RFC3339Nano: trailing zeros of the fraction dropped. The zero time is "0001-01-01T00:00:00Z".
 std::string format_rfc3339_short(WallTime time);
-// Any RFC 3339 date and time, "Z" or an offset, up to nine digits of fraction.
+// Any RFC 3339 date and time, "Z" or an offset, up to nine digits of fraction. Beyond what nanoseconds in 64 bits reach
+// (1677 to 2262) it is their end; the zero time is the zero time.
 Result<WallTime> parse_rfc3339(std::string_view text);
 
 }  // namespace wherry

@@ -72,6 +72,10 @@ std::unexpected<Error> fail(Code code, std::string message, int os_errno) {
     return std::unexpected<Error>(Error(code, std::move(message), os_errno));
 }
 
+std::unexpected<Error> invalid(std::string message) {
+    return fail(Code::invalid_argument, std::move(message));
+}
+
 Code code_from_errno(int os_errno) {
     switch (os_errno) {
         case ENOENT:

@@ -74,6 +74,8 @@ template <class T = void>
 using Result = std::expected<T, Error>;
 
 [[nodiscard]] std::unexpected<Error> fail(Code code, std::string message, int os_errno = 0);
+// invalid_argument, the commonest of all.
+[[nodiscard]] std::unexpected<Error> invalid(std::string message);
 // An error from an errno: the code follows from it, the message is "what: strerror".
 [[nodiscard]] std::unexpected<Error> fail_errno(int os_errno, std::string_view what);
 // fail_errno(errno, what). Nothing may run between the failed call and this one.

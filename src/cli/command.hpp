@@ -63,6 +63,7 @@ void add_log_verbs(std::vector<const Command*>& all);
 void add_copy_verbs(std::vector<const Command*>& all);
 void add_change_verbs(std::vector<const Command*>& all);
 void add_image_verbs(std::vector<const Command*>& all);
+void add_registry_verbs(std::vector<const Command*>& all);
 void add_archive_verbs(std::vector<const Command*>& all);
 void add_inspect_verbs(std::vector<const Command*>& all);
 void add_system_verbs(std::vector<const Command*>& all);
@@ -72,6 +73,12 @@ void add_volume_verbs(std::vector<const Command*>& all);
 void add_network_verbs(std::vector<const Command*>& all);
 void add_prune_verbs(std::vector<const Command*>& all);
 void add_why_verbs(std::vector<const Command*>& all);
+void add_undelete_verbs(std::vector<const Command*>& all);
+void add_sandbox_verbs(std::vector<const Command*>& all);
+void add_adopt_verbs(std::vector<const Command*>& all);
+void add_dns_lookup_verbs(std::vector<const Command*>& all);
+void add_dns_dispatch_verbs(std::vector<const Command*>& all);
+void add_dns_path_verbs(std::vector<const Command*>& all);
 void add_help_verbs(std::vector<const Command*>& all);
 
 }  // namespace wherry::cli

@@ -8,6 +8,7 @@
 
 #include "base/fd.hpp"
 #include "base/json.hpp"
+#include "cli/bodies.hpp"
 #include "cli/mounts.hpp"
 #include "cli/ports.hpp"
 #include "cli/units.hpp"
@@ -16,10 +17,6 @@ namespace wherry::cli {
 
 namespace {
 
-std::unexpected<Error> invalid(std::string message) {
-    return fail(Code::invalid_argument, std::move(message));
-}
-
 std::string lower(std::string_view text) {
     std::string out(text);
     for (char& c : out)
@@ -27,30 +24,7 @@ std::string lower(std::string_view text) {
     return out;
 }
 
-json::array strings(const std::vector<std::string>& items) {
-    json::array out;
-    for (const std::string& item : items) out.emplace_back(item);
-    return out;
-}
-
-json::object& child(json::object& parent, std::string_view name) {
-    json::value& value = parent[name];
-    if (!value.is_object()) value.emplace_object();
-    return value.get_object();
-}
-
-json::array& child_array(json::object& parent, std::string_view name) {
-    json::value& value = parent[name];
-    if (!value.is_array()) value.emplace_array();
-    return value.get_array();
-}
-
 // "key=value" into a map; a bare key has an empty value.
-void add_pair(json::object& map, std::string_view text) {
-    auto equals = text.find('=');
-    map[text.substr(0, equals)] = equals == std::string_view::npos ? std::string_view() : text.substr(equals + 1);
-}
-
 void set_text(const ParsedOptions& options, std::string_view name, json::object& object, std::string_view key) {
     if (options.given(name)) object[key] = options.text(name);
 }
@@ -249,6 +223,11 @@ bool valid_mac(std::string_view text) {
 Result<> add_networks(const ParsedOptions& options, json::object& body, json::object& host) {
     std::vector<std::string> wanted = options.list("network");
     for (const std::string& more : options.list("net")) wanted.push_back(more);
+    if (options.given("sandbox")) {
+        if (!wanted.empty()) return invalid("conflicting options: --sandbox and --network");
+        host["NetworkMode"] = "sandbox:" + options.text("sandbox");
+        return {};
+    }
     std::vector<NetworkAttachment> networks;
     for (const std::string& text : wanted) networks.push_back(TRY(parse_network(text)));
     if (networks.empty()) networks.push_back({"default", {}});

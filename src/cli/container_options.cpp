@@ -12,10 +12,6 @@ namespace wherry::cli {
 
 namespace {
 
-std::unexpected<Error> invalid(std::string message) {
-    return fail(Code::invalid_argument, std::move(message));
-}
-
 bool is_address(std::string_view text) {
     in6_addr address{};
     std::string copy(text);
@@ -248,6 +244,7 @@ constexpr Option table[] = {
     {"restart", 0, "string", "Restart policy to apply when a container exits", nullptr, "\"no\""},
     {"rm", 0, {}, "Automatically remove the container and its associated anonymous volumes when it exits"},
     {"runtime", 0, "string", "Runtime to use for this container"},
+    {"sandbox", 0, "string", "Sandbox to share with other containers (wherry sandbox create)"},
     {"security-opt", 0, "list", "Security Options"},
     {"shm-size", 0, "bytes", "Size of /dev/shm", check_bytes},
     {"stop-signal", 0, "string", "Signal to stop the container"},

@@ -135,6 +135,7 @@ std::string_view argument_kind(const Command& command) {
         return "images";
     if (usage.find("VOLUME") != std::string_view::npos) return "volumes";
     if (usage.find("NETWORK") != std::string_view::npos) return "networks";
+    if (usage.find("SANDBOX") != std::string_view::npos) return "sandboxes";
     return "files";
 }
 
@@ -309,7 +310,8 @@ std::string completion(const std::string& program, const std::string& shell) {
                program + " ps -a --format '{{.Names}}' 2>/dev/null)\" ;;\n      images) words=\"$(" + program +
                " images --format '{{.Repository}}:{{.Tag}}' 2>/dev/null)\" ;;\n      volumes) words=\"$(" + program +
                " volume ls -q 2>/dev/null)\" ;;\n      networks) words=\"$(" + program +
-               " network ls --format '{{.Name}}' 2>/dev/null)\" ;;\n      files) COMPREPLY=($(compgen -f -- "
+               " network ls --format '{{.Name}}' 2>/dev/null)\" ;;\n      sandboxes) words=\"$(" + program +
+               " sandbox ls --format '{{.Name}}' 2>/dev/null)\" ;;\n      files) COMPREPLY=($(compgen -f -- "
                "\"$current\")); return ;;\n    esac\n  fi\n  COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
                "  declare -F __ltrim_colon_completions >/dev/null && __ltrim_colon_completions "
                "\"$current\"\n}\ncomplete -F _" +

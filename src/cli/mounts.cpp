@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "cli/bodies.hpp"
 #include "cli/options.hpp"
 #include "cli/units.hpp"
 
@@ -16,10 +17,6 @@ namespace wherry::cli {
 namespace json = boost::json;
 
 namespace {
-
-std::unexpected<Error> invalid(std::string message) {
-    return fail(Code::invalid_argument, std::move(message));
-}
 
 // One record of comma-separated values with quoted fields (RFC 4180), as --mount is read.
 Result<std::vector<std::string>> split_fields(std::string_view text) {
@@ -54,12 +51,6 @@ Result<std::vector<std::string>> split_fields(std::string_view text) {
         return invalid("parse error on line 1, column " + std::to_string(text.size() + 1) +
                        ": extraneous or missing \" in quoted-field");
     return fields;
-}
-
-json::object& child(json::object& mount, std::string_view name) {
-    json::value& value = mount[name];
-    if (!value.is_object()) value.emplace_object();
-    return value.get_object();
 }
 
 Result<> add_field(json::object& mount, const std::string& type, const std::string& field) {

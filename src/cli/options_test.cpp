@@ -103,12 +103,13 @@ TEST(commands, every_verb_is_whole) {
 
 TEST(commands, dockers_verbs_are_there) {
     for (std::string_view verb :
-         {"version",      "info",          "images",    "rmi",    "tag",   "load",         "save",     "import",
-          "inspect",      "run",           "create",    "start",  "stop",  "kill",         "restart",  "rm",
-          "ps",           "logs",          "exec",      "attach", "wait",  "top",          "rename",   "pause",
-          "unpause",      "port",          "history",   "events", "stats", "cp",           "diff",     "export",
-          "commit",       "update",        "pull",      "why",    "help",  "container ls", "image rm", "system df",
-          "system prune", "volume create", "network ls"})
+         {"version",      "info",         "images",    "rmi",          "tag",           "load",      "save",
+          "import",       "inspect",      "run",       "create",       "start",         "stop",      "kill",
+          "restart",      "rm",           "ps",        "logs",         "exec",          "attach",    "wait",
+          "top",          "rename",       "pause",     "unpause",      "port",          "history",   "events",
+          "stats",        "cp",           "diff",      "export",       "push",          "login",     "logout",
+          "search",       "image verify", "commit",    "update",       "pull",          "why",       "help",
+          "container ls", "image rm",     "system df", "system prune", "volume create", "network ls"})
         EXPECT_NE(find_command(verb), nullptr) << verb;
 }
 

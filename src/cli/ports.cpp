@@ -9,10 +9,6 @@ namespace wherry::cli {
 
 namespace {
 
-std::unexpected<Error> invalid(std::string message) {
-    return fail(Code::invalid_argument, std::move(message));
-}
-
 struct Range {
     unsigned first = 0;
     unsigned last = 0;

@@ -29,8 +29,13 @@ constexpr Option global_table[] = {
 };
 
 constexpr Group group_table[] = {
-    {"container", "Manage containers"}, {"image", "Manage images"},   {"network", "Manage networks"},
-    {"system", "Manage the daemon"},    {"volume", "Manage volumes"},
+    {"container", "Manage containers"},
+    {"dns", "Ask name servers, trace paths, measure distances"},
+    {"image", "Manage images"},
+    {"network", "Manage networks"},
+    {"sandbox", "Manage sandboxes that containers share"},
+    {"system", "Manage the daemon"},
+    {"volume", "Manage volumes"},
 };
 
 std::string environment(const char* name) {
@@ -175,10 +180,17 @@ const Group* find_group(std::string_view name) {
 const std::vector<const Command*>& commands() {
     static const std::vector<const Command*> table = [] {
         std::vector<const Command*> all;
-        for (auto add : {add_container_list_verbs, add_life_cycle_verbs, add_run_verbs, add_exec_verbs, add_log_verbs,
-                         add_copy_verbs, add_change_verbs, add_image_verbs, add_archive_verbs, add_inspect_verbs,
-                         add_system_verbs, add_event_verbs, add_stats_verbs, add_volume_verbs, add_network_verbs,
-                         add_prune_verbs, add_why_verbs, add_help_verbs})
+        for (auto add : {
+                 add_container_list_verbs, add_life_cycle_verbs, add_run_verbs,
+                 add_exec_verbs,           add_log_verbs,        add_copy_verbs,
+                 add_change_verbs,         add_image_verbs,      add_registry_verbs,
+                 add_archive_verbs,        add_inspect_verbs,    add_system_verbs,
+                 add_event_verbs,          add_stats_verbs,      add_volume_verbs,
+                 add_network_verbs,        add_prune_verbs,      add_why_verbs,
+                 add_sandbox_verbs,        add_undelete_verbs,   add_dns_lookup_verbs,
+                 add_dns_path_verbs,       add_help_verbs,       add_dns_dispatch_verbs,
+                 add_adopt_verbs,
+             })
             add(all);
         std::ranges::sort(all, {}, [](const Command* command) { return command->names.front(); });
         return all;

@@ -9,6 +9,7 @@
 #include "base/fd.hpp"
 #include "base/json.hpp"
 #include "cli/terminal.hpp"
+#include "cli/units.hpp"
 
 namespace wherry::cli {
 
@@ -42,6 +43,7 @@ class ProgressScreen {
         if (status.empty()) return {};
         std::string id = text_at(document, "id");
         std::string progress = text_at(document, "progress");
+        if (progress.empty() || live_) progress = bar(document);
         if (id.empty()) {
             write(status + "\n");
         } else if (!live_) {
@@ -54,6 +56,21 @@ class ProgressScreen {
     }
 
   private:
+    // "[====>     ]  1.2MB/3.4MB", as wide as the terminal has room for.
+    static std::string bar(const json::value& document) {
+        const std::int64_t current = integer_at(document, "progressDetail.current");
+        const std::int64_t total = integer_at(document, "progressDetail.total");
+        if (current <= 0) return {};
+        const std::string sizes = human_size(static_cast<double>(current), 4);
+        if (total <= 0) return sizes;
+        const std::size_t width = terminal_columns() > 110 ? 50 : terminal_columns() > 70 ? 20 : 10;
+        const auto done = static_cast<std::size_t>(static_cast<double>(std::min(current, total)) /
+                                                   static_cast<double>(total) * static_cast<double>(width));
+        std::string text = "[" + std::string(done, '=');
+        if (done < width) text += ">" + std::string(width - done - 1, ' ');
+        return text + "]  " + sizes + "/" + human_size(static_cast<double>(total), 4);
+    }
+
     void write(const std::string& text) {
         if (fd_ == STDERR_FILENO) {
             session_.flush();

@@ -91,7 +91,7 @@ bool valid_digest(std::string_view digest) {
     return std::ranges::all_of(hexadecimal, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
-std::unexpected<Error> invalid(std::string_view why = {}) {
+std::unexpected<Error> invalid_format(std::string_view why = {}) {
     std::string text = "invalid reference format";
     if (!why.empty()) text += ": " + std::string(why);
     return fail(Code::invalid_argument, text);
@@ -100,7 +100,7 @@ std::unexpected<Error> invalid(std::string_view why = {}) {
 }  // namespace
 
 Result<Reference> parse_reference(std::string_view text) {
-    if (text.empty()) return invalid();
+    if (text.empty()) return invalid_format();
     if (text.size() == 64 &&
         std::ranges::all_of(text, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }))
         return fail(Code::invalid_argument,
@@ -110,7 +110,7 @@ Result<Reference> parse_reference(std::string_view text) {
     if (auto at = rest.find('@'); at != std::string_view::npos) {
         reference.digest = std::string(rest.substr(at + 1));
         rest = rest.substr(0, at);
-        if (!valid_digest(reference.digest)) return invalid();
+        if (!valid_digest(reference.digest)) return invalid_format();
     }
     auto slash = rest.find('/');
     auto first = rest.substr(0, slash);
@@ -127,16 +127,16 @@ Result<Reference> parse_reference(std::string_view text) {
         colon != std::string_view::npos && rest.find('/', colon) == std::string_view::npos) {
         reference.tag = std::string(rest.substr(colon + 1));
         rest = rest.substr(0, colon);
-        if (!valid_tag(reference.tag)) return invalid();
+        if (!valid_tag(reference.tag)) return invalid_format();
     }
     reference.path = std::string(rest);
     if (reference.domain == "docker.io" && reference.path.find('/') == std::string::npos)
         reference.path = "library/" + reference.path;
     if (std::ranges::any_of(reference.path, [](char c) { return c >= 'A' && c <= 'Z'; }))
-        return invalid("repository name (" + reference.path + ") must be lowercase");
-    if (rest.empty() || !valid_path(reference.path) || !valid_domain(reference.domain)) return invalid();
+        return invalid_format("repository name (" + reference.path + ") must be lowercase");
+    if (rest.empty() || !valid_path(reference.path) || !valid_domain(reference.domain)) return invalid_format();
     if (reference.domain.size() + 1 + reference.path.size() > 255 + 1)
-        return invalid("repository name must not be more than 255 characters");
+        return invalid_format("repository name must not be more than 255 characters");
     return reference;
 }
 

@@ -12,10 +12,6 @@ namespace wherry::cli {
 
 namespace {
 
-std::unexpected<Error> invalid(std::string message) {
-    return fail(Code::invalid_argument, std::move(message));
-}
-
 bool digit(char c) {
     return c >= '0' && c <= '9';
 }

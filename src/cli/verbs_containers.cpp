@@ -1,6 +1,7 @@
 // ps.
 #include <algorithm>
 #include <map>
+#include <span>
 
 #include "base/json.hpp"
 #include "cli/command.hpp"
@@ -32,6 +33,7 @@ constexpr Listing::Column ps_columns[] = {
     {"Mounts", "MOUNTS"},     {"Names", "NAMES"},          {"Networks", "NETWORKS"},
     {"Platform", "PLATFORM"}, {"Ports", "PORTS"},          {"RunningFor", "CREATED"},
     {"Size", "SIZE"},         {"State", "STATE"},          {"Status", "STATUS"},
+    {"Sandbox", "SANDBOX"},  // the last: wherry's own
 };
 
 struct PortRow {
@@ -154,6 +156,7 @@ json::object container_row(const json::value& container, bool full) {
     row["RunningFor"] = human_ago(created, wall_now());
     row["Ports"] = show_ports(container);
     row["State"] = text_at(container, "State");
+    row["Sandbox"] = text_at(container, "Sandbox");
     row["Status"] = text_at(container, "Status");
     std::string size = human_size(static_cast<double>(integer_at(container, "SizeRw")));
     if (std::int64_t root = integer_at(container, "SizeRootFs"); root > 0)
@@ -194,8 +197,14 @@ Result<int> list_containers(Session& session, const Invocation& invocation) {
     json::value answer = TRY(session.get("/containers/json" + query.text()));
     if (!answer.is_array()) return fail(Code::internal, "the daemon's answer is not a list");
     std::string table = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
+    // Only where there is something to say: otherwise table and JSON are Docker's.
+    const bool in_sandboxes = std::ranges::any_of(
+        answer.get_array(), [](const json::value& one) { return !text_at(one, "Sandbox").empty(); });
+    if (in_sandboxes) table += "\t{{.Sandbox}}";
     if (size) table += "\t{{.Size}}";
-    Listing listing(ps_columns, table);
+    std::span<const Listing::Column> shown(ps_columns);
+    if (!in_sandboxes && format.find(".Sandbox") == std::string::npos) shown = shown.first(shown.size() - 1);
+    Listing listing(shown, table);
     listing.method = label_method;
     bool full = options.flag("no-trunc");
     for (const json::value& container : answer.get_array()) listing.add(container_row(container, full));

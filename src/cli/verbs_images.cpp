@@ -1,9 +1,8 @@
-// images, rmi, tag, history, pull, push.
+// images, rmi, tag, history.
 #include <algorithm>
 
 #include "base/json.hpp"
 #include "cli/command.hpp"
-#include "cli/progress.hpp"
 #include "cli/reference.hpp"
 #include "cli/rows.hpp"
 #include "cli/session.hpp"
@@ -49,12 +48,6 @@ constexpr Option history_options[] = {
      true,
      "images here have one platform each"},
     {"quiet", 'q', {}, "Only show image IDs"},
-};
-constexpr Option pull_options[] = {
-    {"all-tags", 'a', {}, "Download all tagged images in the repository"},
-    {"disable-content-trust", 0, {}, "Skip image verification", nullptr, "true", true},
-    {"platform", 0, "string", "Set platform if server is multi-platform capable"},
-    {"quiet", 'q', {}, "Suppress verbose output"},
 };
 constexpr Listing::Column image_columns[] = {
     {"Containers", "CONTAINERS"},
@@ -226,31 +219,6 @@ Result<int> history(Session& session, const Invocation& invocation) {
     return 0;
 }
 
-Result<int> pull(Session& session, const Invocation& invocation) {
-    const ParsedOptions& options = invocation.options;
-    Reference reference = TRY(parse_reference(invocation.arguments[0]));
-    bool every = options.flag("all-tags");
-    if (every && !(reference.tag.empty() && reference.digest.empty()))
-        return fail(Code::invalid_argument, "tag can't be used with --all-tags/-a");
-    if (!every && reference.tag.empty() && reference.digest.empty() && !options.flag("quiet"))
-        session.out("Using default tag: latest\n");
-    QueryText query;
-    query.add("fromImage", reference.familiar_name());
-    if (!every)
-        query.add("tag", !reference.digest.empty() ? reference.digest
-                         : reference.tag.empty()   ? "latest"
-                                                   : reference.tag);
-    if (options.given("platform")) query.add("platform", options.text("platform"));
-    auto response = TRY(session.checked({.method = "POST", .target = "/images/create" + query.text()}));
-    TRY(show_progress(session, response, {.quiet = options.flag("quiet")}));
-    std::string domain_name = reference.domain + "/" + reference.path;
-    session.out(domain_name +
-                (reference.digest.empty() ? ":" + (reference.tag.empty() ? std::string("latest") : reference.tag)
-                                          : "@" + reference.digest) +
-                "\n");
-    return 0;
-}
-
 }  // namespace
 
 void add_image_verbs(std::vector<const Command*>& all) {
@@ -284,14 +252,6 @@ void add_image_verbs(std::vector<const Command*>& all) {
          .minimum = 1,
          .maximum = 1,
          .run = history},
-        {.names = {"pull", "image pull"},
-         .usage = "[OPTIONS] NAME[:TAG|@DIGEST]",
-         .summary = "Download an image from a registry",
-         .example = "wherry pull busybox",
-         .options = pull_options,
-         .minimum = 1,
-         .maximum = 1,
-         .run = pull},
     };
     for (const Command& command : table) all.push_back(&command);
 }

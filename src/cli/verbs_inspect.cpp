@@ -44,10 +44,11 @@ struct Kind {
     std::string_view suffix;
     std::string_view not_found;  // Docker's words when only this kind was asked for
 };
-constexpr std::array<Kind, 4> kinds = {{{"container", "/containers/", "/json", "No such container: "},
+constexpr std::array<Kind, 5> kinds = {{{"container", "/containers/", "/json", "No such container: "},
                                         {"image", "/images/", "/json", "No such image: "},
                                         {"network", "/networks/", "", "No such network: "},
-                                        {"volume", "/volumes/", "", "No such volume: "}}};
+                                        {"volume", "/volumes/", "", "No such volume: "},
+                                        {"sandbox", "/wherry/sandboxes/", "", "No such sandbox: "}}};
 
 Result<std::optional<json::value>> look_up(Session& session, const Kind& kind, const std::string& name, bool size) {
     std::string encoded = kind.name == "image" ? http::percent_encode_path(name) : segment(name);
@@ -172,6 +173,13 @@ void add_inspect_verbs(std::vector<const Command*>& all) {
          .options = plain_options,
          .minimum = 1,
          .run = inspect_one_kind<3>},
+        {.names = {"sandbox inspect"},
+         .usage = "[OPTIONS] SANDBOX [SANDBOX...]",
+         .summary = "Display detailed information on one or more sandboxes",
+         .example = "wherry sandbox inspect -f '{{.Network.IPAddress}}' shop",
+         .options = plain_options,
+         .minimum = 1,
+         .run = inspect_one_kind<4>},
     };
     for (const Command& command : table) all.push_back(&command);
 }

@@ -4,6 +4,7 @@
 #include "base/json.hpp"
 #include "cli/attach.hpp"
 #include "cli/command.hpp"
+#include "cli/each.hpp"
 #include "cli/session.hpp"
 
 namespace wherry::cli {
@@ -41,23 +42,6 @@ constexpr Option attach_options[] = {
     {"no-stdin", 0, {}, "Do not attach STDIN"},
     {"sig-proxy", 0, {}, "Proxy all received signals to the process", nullptr, "true"},
 };
-
-// One request for each argument; its name on success, its error otherwise. 1 when any failed.
-template <class Action>
-Result<int> for_each_argument(Session& session, const Invocation& invocation, Action action) {
-    int code = 0;
-    for (const std::string& name : invocation.arguments) {
-        auto done = action(name);
-        if (done) {
-            session.out(name + "\n");
-        } else {
-            session.report(done.error());
-            code = 1;
-            if (done.error().code() == Code::unavailable) break;  // no daemon: once is enough
-        }
-    }
-    return code;
-}
 
 Result<> plain_post(Session& session, std::string target) {
     TRY(session.checked({.method = "POST", .target = std::move(target)}));

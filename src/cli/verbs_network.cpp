@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/json.hpp"
+#include "cli/bodies.hpp"
 #include "cli/command.hpp"
 #include "cli/rows.hpp"
 #include "cli/session.hpp"
@@ -14,7 +15,7 @@ namespace {
 
 constexpr std::string_view no_swarm = "swarm networks are not supported";
 
-constexpr Option create_options[] = {
+constexpr Option network_create_options[] = {
     {"attachable", 0, {}, "Enable manual container attachment"},
     {"aux-address", 0, "map", "Auxiliary IPv4 or IPv6 addresses used by Network driver"},
     {"config-from", 0, "string", "The network from which to copy the configuration", nullptr, {}, true, no_swarm},
@@ -33,13 +34,13 @@ constexpr Option create_options[] = {
     {"scope", 0, "string", "Control the network's scope", nullptr, {}, true},
     {"subnet", 0, "strings", "Subnet in CIDR format that represents a network segment"},
 };
-constexpr Option ls_options[] = {
+constexpr Option network_ls_options[] = {
     {"filter", 'f', "filter", "Provide filter values (e.g. \"driver=bridge\")", check_filter},
     {"format", 0, "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"},
     {"no-trunc", 0, {}, "Do not truncate the output"},
     {"quiet", 'q', {}, "Only display network IDs"},
 };
-constexpr Option rm_options[] = {{"force", 'f', {}, "Do not error if the network does not exist"}};
+constexpr Option network_rm_options[] = {{"force", 'f', {}, "Do not error if the network does not exist"}};
 constexpr Option connect_options[] = {
     {"alias", 0, "strings", "Add network-scoped alias for the container"},
     {"driver-opt", 0, "strings", "Driver options for the network"},
@@ -50,27 +51,12 @@ constexpr Option connect_options[] = {
     {"link-local-ip", 0, "strings", "Add a link-local address for the container"},
 };
 constexpr Option disconnect_options[] = {{"force", 'f', {}, "Force the container to disconnect from a network"}};
-constexpr Listing::Column columns[] = {
+constexpr Listing::Column network_columns[] = {
     {"CreatedAt", "CREATED AT"}, {"Driver", "DRIVER"}, {"ID", "NETWORK ID"}, {"IPv4", "IPV4"},   {"IPv6", "IPV6"},
     {"Internal", "INTERNAL"},    {"Labels", "LABELS"}, {"Name", "NAME"},     {"Scope", "SCOPE"},
 };
 
-json::object pairs(const std::vector<std::string>& list) {
-    json::object map;
-    for (const std::string& pair : list) {
-        auto equals = pair.find('=');
-        map[pair.substr(0, equals)] = equals == std::string::npos ? "" : pair.substr(equals + 1);
-    }
-    return map;
-}
-
-json::array strings(const std::vector<std::string>& list) {
-    json::array out;
-    for (const std::string& item : list) out.emplace_back(item);
-    return out;
-}
-
-Result<int> list(Session& session, const Invocation& invocation) {
+Result<int> list_networks(Session& session, const Invocation& invocation) {
     const ParsedOptions& options = invocation.options;
     QueryText query;
     std::string filters = TRY(encode_filters(options.list("filter")));
@@ -80,7 +66,7 @@ Result<int> list(Session& session, const Invocation& invocation) {
     std::vector<const json::value*> networks;
     for (const json::value& network : answer.get_array()) networks.push_back(&network);
     std::ranges::sort(networks, {}, [](const json::value* network) { return text_at(*network, "Name"); });
-    Listing listing(columns, "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}");
+    Listing listing(network_columns, "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}");
     listing.method = label_method;
     auto yes = [](bool value) { return value ? "true" : "false"; };
     for (const json::value* network : networks) {
@@ -105,7 +91,7 @@ Result<int> list(Session& session, const Invocation& invocation) {
     return 0;
 }
 
-Result<int> create(Session& session, const Invocation& invocation) {
+Result<int> create_network(Session& session, const Invocation& invocation) {
     const ParsedOptions& options = invocation.options;
     auto subnets = options.split_list("subnet");
     auto gateways = options.split_list("gateway");
@@ -140,7 +126,7 @@ Result<int> create(Session& session, const Invocation& invocation) {
     return 0;
 }
 
-Result<int> remove(Session& session, const Invocation& invocation) {
+Result<int> remove_network(Session& session, const Invocation& invocation) {
     int code = 0;
     for (const std::string& name : invocation.arguments) {
         auto removed = session.remove("/networks/" + segment(name));
@@ -186,24 +172,24 @@ void add_network_verbs(std::vector<const Command*>& all) {
          .usage = "[OPTIONS]",
          .summary = "List networks",
          .example = "wherry network ls --format '{{.Name}}'",
-         .options = ls_options,
+         .options = network_ls_options,
          .maximum = 0,
-         .run = list},
+         .run = list_networks},
         {.names = {"network create"},
          .usage = "[OPTIONS] NETWORK",
          .summary = "Create a network",
          .example = "wherry network create --subnet 10.9.0.0/24 back",
-         .options = create_options,
+         .options = network_create_options,
          .minimum = 1,
          .maximum = 1,
-         .run = create},
+         .run = create_network},
         {.names = {"network rm", "network remove"},
          .usage = "NETWORK [NETWORK...]",
          .summary = "Remove one or more networks",
          .example = "wherry network rm back",
-         .options = rm_options,
+         .options = network_rm_options,
          .minimum = 1,
-         .run = remove},
+         .run = remove_network},
         {.names = {"network connect"},
          .usage = "[OPTIONS] NETWORK CONTAINER",
          .summary = "Connect a container to a network",

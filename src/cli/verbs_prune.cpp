@@ -13,16 +13,16 @@ namespace wherry::cli {
 
 namespace {
 
-constexpr Option plain_options[] = {
+constexpr Option prune_options[] = {
     {"filter", 0, "filter", "Provide filter values (e.g. \"until=<timestamp>\", \"label=<label>\")", check_filter},
     {"force", 'f', {}, "Do not prompt for confirmation"},
 };
-constexpr Option all_options[] = {
+constexpr Option prune_all_options[] = {
     {"all", 'a', {}, "Remove all unused ones, not just dangling images or anonymous volumes"},
     {"filter", 0, "filter", "Provide filter values (e.g. \"until=<timestamp>\", \"label=<label>\")", check_filter},
     {"force", 'f', {}, "Do not prompt for confirmation"},
 };
-constexpr Option system_options[] = {
+constexpr Option prune_system_options[] = {
     {"all", 'a', {}, "Remove all unused images not just dangling ones"},
     {"filter", 0, "filter", "Provide filter values (e.g. \"label=<key>=<value>\")", check_filter},
     {"force", 'f', {}, "Do not prompt for confirmation"},
@@ -140,35 +140,35 @@ void add_prune_verbs(std::vector<const Command*>& all) {
          .usage = "[OPTIONS]",
          .summary = "Remove all stopped containers",
          .example = "wherry container prune -f",
-         .options = plain_options,
+         .options = prune_options,
          .maximum = 0,
          .run = prune_containers},
         {.names = {"image prune"},
          .usage = "[OPTIONS]",
          .summary = "Remove unused images",
          .example = "wherry image prune -af",
-         .options = all_options,
+         .options = prune_all_options,
          .maximum = 0,
          .run = prune_images},
         {.names = {"volume prune"},
          .usage = "[OPTIONS]",
          .summary = "Remove unused local volumes",
          .example = "wherry volume prune -f",
-         .options = all_options,
+         .options = prune_all_options,
          .maximum = 0,
          .run = prune_volumes},
         {.names = {"network prune"},
          .usage = "[OPTIONS]",
          .summary = "Remove all unused networks",
          .example = "wherry network prune -f",
-         .options = plain_options,
+         .options = prune_options,
          .maximum = 0,
          .run = prune_networks},
         {.names = {"system prune"},
          .usage = "[OPTIONS]",
          .summary = "Remove unused data",
          .example = "wherry system prune --volumes",
-         .options = system_options,
+         .options = prune_system_options,
          .maximum = 0,
          .run = prune_system},
     };

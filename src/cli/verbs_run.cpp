@@ -11,6 +11,7 @@
 #include "cli/attach.hpp"
 #include "cli/command.hpp"
 #include "cli/container_flags.hpp"
+#include "cli/credentials.hpp"
 #include "cli/progress.hpp"
 #include "cli/reference.hpp"
 #include "cli/timings.hpp"
@@ -35,7 +36,9 @@ Result<> pull(Session& session, const Reference& reference, const ContainerReque
     query.add("fromImage", reference.familiar_name());
     query.add("tag", reference.digest.empty() ? (reference.tag.empty() ? "latest" : reference.tag) : reference.digest);
     if (!request.platform.empty()) query.add("platform", request.platform);
-    auto response = TRY(session.checked({.method = "POST", .target = "/images/create" + query.text()}));
+    http::ClientRequest call{.method = "POST", .target = "/images/create" + query.text()};
+    TRY(add_registry_auth(call, reference));
+    auto response = TRY(session.checked(call));
     return show_progress(session, response, {.quiet = quiet, .to_stderr = true});
 }
 

@@ -203,6 +203,7 @@ Result<int> disk_usage(Session& session, const Invocation& invocation) {
     Usage containers;
     Usage volumes;
     Usage cache;
+    Usage removed;  // containers that undelete brings back; a row only where there are some: the rest is Docker's
     images.size = integer_at(answer, "LayersSize");
     std::int64_t used = 0;
     each("Images", [&](const json::value& image) {
@@ -239,28 +240,40 @@ Result<int> disk_usage(Session& session, const Invocation& invocation) {
         else
             cache.reclaimable += integer_at(record, "Size");
     });
+    each("Removed", [&](const json::value& container) {
+        ++removed.total;
+        removed.size += integer_at(container, "SizeRw");
+    });
+    removed.reclaimable = removed.size;
     if (invocation.options.flag("verbose")) {
         std::string out = "Images space usage:\n\n";
-        std::string table = "REPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE\tCONTAINERS\n";
+        std::string table = "REPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS\n";
         each("Images", [&](const json::value& image) {
             std::string tag = "<none>:<none>";
             if (const json::value* tags = value_at(image, "RepoTags");
                 tags != nullptr && tags->is_array() && !tags->get_array().empty())
                 tag = print_text(tags->get_array()[0]);
             auto colon = tag.rfind(':');
+            std::int64_t shared = std::max<std::int64_t>(integer_at(image, "SharedSize"), 0);
             std::string id = text_at(image, "Id");
             table += tag.substr(0, colon) + "\t" + tag.substr(colon + 1) + "\t" +
                      (id.starts_with("sha256:") ? id.substr(7, 12) : id) + "\t" +
                      human_ago(WallTime(std::chrono::seconds(integer_at(image, "Created"))), wall_now()) + "\t" +
                      human_size(static_cast<double>(integer_at(image, "Size"))) + "\t" +
+                     human_size(static_cast<double>(shared)) + "\t" +
+                     human_size(static_cast<double>(integer_at(image, "Size") - shared)) + "\t" +
                      std::to_string(integer_at(image, "Containers")) + "\n";
         });
         out += align(table) + "\nContainers space usage:\n\n";
-        table = "CONTAINER ID\tIMAGE\tCOMMAND\tSIZE\tCREATED\tSTATUS\tNAMES\n";
+        table = "CONTAINER ID\tIMAGE\tCOMMAND\tLOCAL VOLUMES\tSIZE\tCREATED\tSTATUS\tNAMES\n";
         each("Containers", [&](const json::value& container) {
             std::string names = joined(value_at(container, "Names"));
+            std::size_t local = 0;
+            if (const json::value* mounts = value_at(container, "Mounts"); mounts != nullptr && mounts->is_array())
+                local = static_cast<std::size_t>(std::ranges::count_if(
+                    mounts->get_array(), [](const json::value& one) { return text_at(one, "Type") == "volume"; }));
             table += text_at(container, "Id").substr(0, 12) + "\t" + text_at(container, "Image") + "\t\"" +
-                     shorten(text_at(container, "Command"), 20) + "\"\t" +
+                     shorten(text_at(container, "Command"), 20) + "\"\t" + std::to_string(local) + "\t" +
                      human_size(static_cast<double>(integer_at(container, "SizeRw"))) + "\t" +
                      human_ago(WallTime(std::chrono::seconds(integer_at(container, "Created"))), wall_now()) + "\t" +
                      text_at(container, "Status") + "\t" + (names.starts_with('/') ? names.substr(1) : names) + "\n";
@@ -272,7 +285,20 @@ Result<int> disk_usage(Session& session, const Invocation& invocation) {
                      human_size(static_cast<double>(std::max<std::int64_t>(integer_at(volume, "UsageData.Size"), 0))) +
                      "\n";
         });
-        session.out(out + align(table) + "\n");
+        out += align(table) + "\nBuild cache usage: " + human_size(static_cast<double>(cache.size)) + "\n\n";
+        table = "CACHE ID\tCACHE TYPE\tSIZE\tCREATED\tLAST USED\tUSAGE\tSHARED\n";
+        out += align(table);
+        if (removed.total > 0) {
+            out += "\nRemoved containers space usage:\n\n";
+            table = "CONTAINER ID\tIMAGE\tSIZE\tNAME\n";
+            each("Removed", [&](const json::value& container) {
+                table += text_at(container, "Id").substr(0, 12) + "\t" + text_at(container, "Image") + "\t" +
+                         human_size(static_cast<double>(integer_at(container, "SizeRw"))) + "\t" +
+                         text_at(container, "Name") + "\n";
+            });
+            out += align(table);
+        }
+        session.out(out + "\n");
         return 0;
     }
     Listing listing(df_columns, "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}");
@@ -280,6 +306,7 @@ Result<int> disk_usage(Session& session, const Invocation& invocation) {
     listing.add(usage_row("Containers", containers));
     listing.add(usage_row("Local Volumes", volumes));
     listing.add(usage_row("Build Cache", cache));
+    if (removed.total > 0) listing.add(usage_row("Removed Containers", removed));
     session.out(TRY(listing.render(invocation.options.text("format"))));
     return 0;
 }

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/json.hpp"
+#include "cli/bodies.hpp"
 #include "cli/command.hpp"
 #include "cli/rows.hpp"
 #include "cli/session.hpp"
@@ -13,7 +14,7 @@ namespace {
 
 constexpr std::string_view no_cluster = "cluster volumes are not supported";
 
-constexpr Option create_options[] = {
+constexpr Option volume_create_options[] = {
     {"availability", 0, "string", "Cluster Volume availability", nullptr, {}, true, no_cluster},
     {"driver", 'd', "string", "Specify volume driver name", nullptr, "\"local\""},
     {"group", 0, "string", "Cluster Volume group", nullptr, {}, true, no_cluster},
@@ -21,14 +22,14 @@ constexpr Option create_options[] = {
     {"name", 0, "string", "Specify volume name", nullptr, {}, true},
     {"opt", 'o', "map", "Set driver specific options"},
 };
-constexpr Option ls_options[] = {
+constexpr Option volume_ls_options[] = {
     {"cluster", 0, {}, "Display only cluster volumes", nullptr, {}, true, no_cluster},
     {"filter", 'f', "filter", "Provide filter values (e.g. \"dangling=true\")", check_filter},
     {"format", 0, "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"},
     {"quiet", 'q', {}, "Only display volume names"},
 };
-constexpr Option rm_options[] = {{"force", 'f', {}, "Force the removal of one or more volumes"}};
-constexpr Listing::Column columns[] = {
+constexpr Option volume_rm_options[] = {{"force", 'f', {}, "Force the removal of one or more volumes"}};
+constexpr Listing::Column volume_columns[] = {
     {"Availability", "AVAILABILITY"},
     {"Driver", "DRIVER"},
     {"Group", "GROUP"},
@@ -41,14 +42,7 @@ constexpr Listing::Column columns[] = {
     {"Status", "STATUS"},
 };
 
-void add_pairs(json::object& map, const std::vector<std::string>& pairs) {
-    for (const std::string& pair : pairs) {
-        auto equals = pair.find('=');
-        map[pair.substr(0, equals)] = equals == std::string::npos ? "" : pair.substr(equals + 1);
-    }
-}
-
-Result<int> create(Session& session, const Invocation& invocation) {
+Result<int> create_volume(Session& session, const Invocation& invocation) {
     const ParsedOptions& options = invocation.options;
     std::string name = options.text("name");
     if (!invocation.arguments.empty()) {
@@ -59,19 +53,15 @@ Result<int> create(Session& session, const Invocation& invocation) {
         name = invocation.arguments[0];
     }
     json::object body{{"Name", name}, {"Driver", options.text("driver", "local")}};
-    json::object driver_options;
-    json::object labels;
-    add_pairs(driver_options, options.list("opt"));
-    add_pairs(labels, options.list("label"));
-    body["DriverOpts"] = std::move(driver_options);
-    body["Labels"] = std::move(labels);
+    body["DriverOpts"] = pairs(options.list("opt"));
+    body["Labels"] = pairs(options.list("label"));
     json::value request(std::move(body));
     json::value answer = TRY(session.post("/volumes/create", &request));
     session.out(text_at(answer, "Name") + "\n");
     return 0;
 }
 
-Result<int> list(Session& session, const Invocation& invocation) {
+Result<int> list_volumes(Session& session, const Invocation& invocation) {
     const ParsedOptions& options = invocation.options;
     QueryText query;
     std::string filters = TRY(encode_filters(options.list("filter")));
@@ -81,7 +71,7 @@ Result<int> list(Session& session, const Invocation& invocation) {
     if (const json::value* all = value_at(answer, "Volumes"); all != nullptr && all->is_array())
         for (const json::value& volume : all->get_array()) volumes.push_back(&volume);
     std::ranges::sort(volumes, {}, [](const json::value* volume) { return text_at(*volume, "Name"); });
-    Listing listing(columns, "{{.Driver}}\t{{.Name}}");
+    Listing listing(volume_columns, "{{.Driver}}\t{{.Name}}");
     listing.method = label_method;
     for (const json::value* volume : volumes) {
         json::object row{{"Name", text_at(*volume, "Name")},
@@ -103,7 +93,7 @@ Result<int> list(Session& session, const Invocation& invocation) {
     return 0;
 }
 
-Result<int> remove(Session& session, const Invocation& invocation) {
+Result<int> remove_volume(Session& session, const Invocation& invocation) {
     QueryText query;
     query.add_flag("force", invocation.options.flag("force"));
     int code = 0;
@@ -127,24 +117,24 @@ void add_volume_verbs(std::vector<const Command*>& all) {
          .usage = "[OPTIONS] [VOLUME]",
          .summary = "Create a volume",
          .example = "wherry volume create data",
-         .options = create_options,
+         .options = volume_create_options,
          .maximum = 1,
-         .run = create},
+         .run = create_volume},
         {.names = {"volume ls", "volume list"},
          .usage = "[OPTIONS]",
          .summary = "List volumes",
          .example = "wherry volume ls -f dangling=true",
-         .options = ls_options,
+         .options = volume_ls_options,
          .maximum = 0,
-         .run = list},
+         .run = list_volumes},
     };
     static const Command remove_command{.names = {"volume rm", "volume remove"},
                                         .usage = "[OPTIONS] VOLUME [VOLUME...]",
                                         .summary = "Remove one or more volumes",
                                         .example = "wherry volume rm data",
-                                        .options = rm_options,
+                                        .options = volume_rm_options,
                                         .minimum = 1,
-                                        .run = remove,
+                                        .run = remove_volume,
                                         .details = "A volume that a container uses can't be removed."};
     all.push_back(&table[0]);
     all.push_back(&table[1]);

@@ -183,9 +183,11 @@ namespace post_fork {
 
 int limit_bounding_set(CapabilitySet keep) noexcept {
     for (int number = 0; number < 64; ++number) {
-        int there = ::prctl(PR_CAPBSET_READ, number, 0, 0, 0);
-        if (there < 0) return errno == EINVAL && number > 0 ? 0 : errno;
-        if (there == 1 && !keep.contains(number) && ::prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0) return errno;
+        if (keep.contains(number) || ::prctl(PR_CAPBSET_DROP, number, 0, 0, 0) == 0) continue;
+        const int error = errno;
+        if (error == EINVAL && number > 0) return 0;  // past the last one this kernel knows
+        // Who may drop none needs none dropped that is not there.
+        if (::prctl(PR_CAPBSET_READ, number, 0, 0, 0) != 0) return error;
     }
     return 0;
 }
@@ -223,7 +225,8 @@ bool setgroups_is_denied() noexcept {
 
 }  // namespace
 
-int become_user(uid_t uid, gid_t gid, std::span<const gid_t> groups, const Capabilities& capabilities) noexcept {
+int become_user(uid_t uid, gid_t gid, std::span<const gid_t> groups, const Capabilities& capabilities,
+                Setgroups knowledge) noexcept {
     if (int error = limit_bounding_set(capabilities.bounding)) return error;
     // Without this, leaving uid 0 would clear the permitted set before capset could choose from it.
     if (::prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0) return errno;
@@ -231,7 +234,8 @@ int become_user(uid_t uid, gid_t gid, std::span<const gid_t> groups, const Capab
     // know.
     if (::syscall(SYS_setgroups, groups.size(), groups.data()) != 0) {
         int error = errno;
-        if (!(error == EPERM && groups.empty() && setgroups_is_denied())) return error;
+        if (!(error == EPERM && groups.empty() && (knowledge == Setgroups::denied || setgroups_is_denied())))
+            return error;
     }
     if (::syscall(SYS_setresgid, gid, gid, gid) != 0) return errno;
     if (::syscall(SYS_setresuid, uid, uid, uid) != 0) return errno;

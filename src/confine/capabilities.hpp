@@ -101,7 +101,11 @@ int set_capabilities(const Capabilities& capabilities) noexcept;
 // The whole change of user in the only order that works: bounding set, keep-capabilities, groups, gid, uid, capset,
 // ambient. `umask` etc. are the caller's. Groups are set even when the span is empty (that clears them), except where
 // the user namespace denies setgroups and the span is empty.
-int become_user(uid_t uid, gid_t gid, std::span<const gid_t> groups, const Capabilities& capabilities) noexcept;
+// `knowledge`: whether that is so is read from /proc/self, which a process outside of the mounted procfs's pid
+// namespace has not got; such a one is told.
+enum class Setgroups : unsigned char { ask_proc, denied };
+int become_user(uid_t uid, gid_t gid, std::span<const gid_t> groups, const Capabilities& capabilities,
+                Setgroups knowledge = Setgroups::ask_proc) noexcept;
 
 }  // namespace post_fork
 }  // namespace wherry::confine

@@ -39,10 +39,13 @@ std::string parent_of(std::string_view path) {
 }
 
 // A cpuset of v1 starts without processors and memory nodes, and then takes no process: give it its parent's.
-Result<> inherit_cpuset(const std::string& directory, const std::string& parent) {
+Result<> inherit_cpuset(const std::string& directory, const std::string& parent, bool fresh) {
     for (const char* name : {"cpuset.cpus", "cpuset.mems"}) {
         std::string own = directory + '/' + name;
-        if (!trimmed(TRY(read_file(own), "cpuset")).empty()) continue;
+        if (!trimmed(TRY(read_file(own), "cpuset")).empty()) {
+            if (fresh) return {};  // the kernel has given it both (cgroup.clone_children)
+            continue;
+        }
         TRY(write_control_file(own, trimmed(TRY(read_file(parent + '/' + name), "cpuset of the parent"))), "cpuset");
     }
     return {};
@@ -58,7 +61,7 @@ Result<bool> make_one(const CgroupHierarchy& hierarchy, const std::string& path)
     bool made = ::mkdir(directory.c_str(), 0755) == 0;
     if (!made && errno != EEXIST) return fail_errno("making cgroup " + directory);
     if (is_v1_cpuset(hierarchy)) {
-        auto inherited = inherit_cpuset(directory, full_path(hierarchy, parent_of(path)));
+        auto inherited = inherit_cpuset(directory, full_path(hierarchy, parent_of(path)), made);
         if (!inherited) {
             if (made) ::rmdir(directory.c_str());
             return std::unexpected(std::move(inherited).error());
@@ -229,7 +232,8 @@ Result<> enable_v2_controllers(const CgroupSystem& system, std::string_view path
                                const std::vector<std::string>& wanted) {
     const CgroupHierarchy* unified = system.unified();
     if (unified == nullptr || wanted.empty()) return {};
-    for (std::size_t end = 0; end != std::string_view::npos; end = path.find('/', end + 1)) {
+    // Every ancestor from the root (the empty path) to `path` itself.
+    for (std::size_t end = 0;; end = std::min(path.find('/', end + 1), path.size())) {
         std::string ancestor = full_path(*unified, path.substr(0, end));
         std::string control = ancestor + "/cgroup.subtree_control";
         std::string present = TRY(read_file(control, 4096), "cgroup controllers");
@@ -242,27 +246,34 @@ Result<> enable_v2_controllers(const CgroupSystem& system, std::string_view path
                 log_debug("cgroup.controller_refused",
                           {{"cgroup", ancestor}, {"controller", controller}, {"error", written.error()}});
         }
+        if (end == path.size()) return {};
     }
-    return {};
 }
 
 }  // namespace cgroup_detail
 
+int Cgroup::State::directory(std::size_t hierarchy) const {
+    Fd& opened = directories[hierarchy];
+    if (!opened && hierarchy < unopened.size() && unopened[hierarchy])
+        opened = open_directory(full_path(system->hierarchies()[hierarchy], path));
+    return opened.get();
+}
+
 int Cgroup::State::unified() const {
     for (std::size_t i = 0; i < directories.size(); ++i)
-        if (system->hierarchies()[i].unified) return directories[i].get();
+        if (system->hierarchies()[i].unified) return directory(i);
     return -1;
 }
 
 int Cgroup::State::v1_with(std::string_view controller) const {
     for (std::size_t i = 0; i < directories.size(); ++i)
-        if (!system->hierarchies()[i].unified && system->hierarchies()[i].has(controller)) return directories[i].get();
+        if (!system->hierarchies()[i].unified && system->hierarchies()[i].has(controller)) return directory(i);
     return -1;
 }
 
 int Cgroup::State::first_v1() const {
     for (std::size_t i = 0; i < directories.size(); ++i)
-        if (!system->hierarchies()[i].unified && directories[i]) return directories[i].get();
+        if (!system->hierarchies()[i].unified && directory(i) >= 0) return directory(i);
     return -1;
 }
 
@@ -324,11 +335,76 @@ Result<Cgroup> Cgroup::open(const CgroupSystem& system, const std::string& path)
     return Cgroup(std::move(state));
 }
 
+Result<Cgroup> Cgroup::begin(const CgroupSystem& system, const std::string& path) {
+    TRY(validate_cgroup_path(path));
+    if (system.mode() != CgroupMode::hybrid) return fail(Code::unimplemented, "not a hybrid host");
+    auto state = std::make_unique<State>();
+    state->system = &system;
+    state->path = path;
+    for (const CgroupHierarchy& hierarchy : system.hierarchies()) {
+        state->directories.emplace_back();
+        if (!hierarchy.unified) continue;
+        auto leaf = make_one(hierarchy, path);
+        if (!leaf && leaf.error().os_errno() == ENOENT) {
+            TRY(make_parents(hierarchy, path));
+            leaf = make_one(hierarchy, path);
+        }
+        if (!TRY(std::move(leaf))) return fail(Code::already_exists, "cgroup " + path + " exists already", EEXIST);
+        state->directories.back() = open_directory(full_path(hierarchy, path));
+        if (!state->directories.back()) return fail_errno("opening cgroup " + path);
+    }
+    return Cgroup(std::move(state));
+}
+
+Result<> Cgroup::complete() {
+    const CgroupSystem& system = *state_->system;
+    state_->unopened.resize(state_->directories.size());
+    for (std::size_t i = 0; i < state_->directories.size(); ++i) {
+        const CgroupHierarchy& hierarchy = system.hierarchies()[i];
+        if (state_->directories[i]) continue;
+        auto leaf = make_one(hierarchy, path());
+        if (!leaf && leaf.error().os_errno() == ENOENT) {
+            TRY(make_parents(hierarchy, path()));
+            leaf = make_one(hierarchy, path());
+        }
+        TRY(std::move(leaf));
+        state_->unopened[i] = true;
+    }
+    return {};
+}
+
+std::vector<std::string> Cgroup::task_paths() const {
+    std::vector<std::string> paths;
+    for (const CgroupHierarchy& hierarchy : state_->system->hierarchies())
+        if (!hierarchy.unified) paths.push_back(full_path(hierarchy, path()) + "/tasks");
+    return paths;
+}
+
+Result<Cgroup> Cgroup::adopt(const CgroupSystem& system, const std::string& path) {
+    TRY(validate_cgroup_path(path));
+    auto state = std::make_unique<State>();
+    state->system = &system;
+    state->path = path;
+    for (const CgroupHierarchy& hierarchy : system.hierarchies()) {
+        auto leaf = make_one(hierarchy, path);
+        if (!leaf && leaf.error().os_errno() == ENOENT) {
+            TRY(make_parents(hierarchy, path));
+            leaf = make_one(hierarchy, path);
+        }
+        // A user has only what was delegated to him.
+        if (!leaf && leaf.error().os_errno() != EACCES && leaf.error().os_errno() != EPERM)
+            return std::unexpected(std::move(leaf).error());
+        state->directories.push_back(open_directory(full_path(hierarchy, path)));
+        if (!state->directories.back() && errno != ENOENT) return fail_errno("opening cgroup " + path);
+    }
+    return Cgroup(std::move(state));
+}
+
 Result<CgroupJoin> Cgroup::prepare_join() const {
     CgroupJoin join;
     for (std::size_t i = 0; i < state_->directories.size(); ++i) {
+        if (state_->directory(i) < 0) continue;
         const Fd& directory = state_->directories[i];
-        if (!directory) continue;
         if (state_->system->hierarchies()[i].unified) {
             join.unified_directory_ = TRY(directory.duplicate(), "joining cgroup " + path());
             join.unified_procs_ = TRY(open_at(directory.get(), "cgroup.procs", O_WRONLY), "joining cgroup " + path());
@@ -517,6 +593,12 @@ Result<> Cgroup::remove(milliseconds timeout) {
 }
 
 Result<> remove_cgroup_by_path(const CgroupSystem& system, const std::string& path, milliseconds timeout) {
+    TRY(validate_cgroup_path(path));
+    // Most often nobody is inside any more, and the directories go at once.
+    bool all = true;
+    for (const CgroupHierarchy& hierarchy : system.hierarchies())
+        all = (::rmdir(full_path(hierarchy, path).c_str()) == 0 || errno == ENOENT) && all;
+    if (all) return {};
     auto group = Cgroup::open(system, path);
     if (!group) {
         if (group.error().code() == Code::not_found) return {};

@@ -118,6 +118,12 @@ class Cgroup {
     static Result<Cgroup> create(const CgroupSystem& system, const std::string& path);
     // One that exists in at least one hierarchy; not_found otherwise.
     static Result<Cgroup> open(const CgroupSystem& system, const std::string& path);
+    // create() in two steps, for who has something to do meanwhile: begin() makes what a process is born in (v2's
+    // directory), complete() the rest. Only where both kinds of hierarchy are mounted; unimplemented elsewhere.
+    static Result<Cgroup> begin(const CgroupSystem& system, const std::string& path);
+    Result<> complete();
+    // One that somebody else (systemd) has made in some hierarchies: made in the others as well.
+    static Result<Cgroup> adopt(const CgroupSystem& system, const std::string& path);
     Cgroup(Cgroup&&) noexcept;
     Cgroup& operator=(Cgroup&&) noexcept;
     ~Cgroup();  // closes descriptors; the cgroup stays
@@ -130,6 +136,9 @@ class Cgroup {
     Result<> apply(const CgroupResources& resources, std::vector<std::string>* warnings = nullptr);
 
     Result<CgroupJoin> prepare_join() const;
+    // The paths of the files that task_files() are opened from, also of hierarchies not yet made: for a child that
+    // opens them itself. They name host paths.
+    std::vector<std::string> task_paths() const;
 
     Result<CgroupStatistics> statistics() const;
     // memory.oom_control's or memory.events' oom_kill. 0 when there is no memory controller.

@@ -142,7 +142,6 @@ Result<> apply_memory_v2(Applier& to, const MemoryResources& memory) {
 }
 
 Result<> apply_memory(Applier& to, const MemoryResources& memory) {
-    if (memory == MemoryResources{}) return {};
     TRY(check_memory_values(memory));
     if (unless_zero(memory.kernel)) to.warn("a limit of kernel memory has no effect on this kernel");
     return to.is_v1() ? apply_memory_v1(to, memory) : apply_memory_v2(to, memory);
@@ -274,7 +273,6 @@ Result<> apply_block_io_weights(Applier& to, const BlockIoResources& io) {
 }
 
 Result<> apply_block_io(Applier& to, const BlockIoResources& io) {
-    if (io == BlockIoResources{}) return {};
     TRY(apply_block_io_weights(to, io));
     TRY(apply_throttles(to, io.read_bps, "blkio.throttle.read_bps_device", "rbps", "a limit of bytes read"));
     TRY(apply_throttles(to, io.write_bps, "blkio.throttle.write_bps_device", "wbps", "a limit of bytes written"));
@@ -293,6 +291,17 @@ Result<> apply_hugepages(Applier& to, const std::vector<HugepageLimit>& limits) 
         // refuses.
         std::string reserved = stem + ".rsvd" + suffix;
         if (to.has(reserved.c_str())) TRY(to.write(reserved, value, "the limit of " + limit.page_size + " pages"));
+    }
+    return {};
+}
+
+// "device hca_handle=2 hca_object=2000": the same file on v1 and v2.
+Result<> apply_rdma(Applier& to, const std::vector<RdmaLimit>& limits) {
+    for (const RdmaLimit& limit : limits) {
+        std::string line = limit.device;
+        if (limit.hca_handles) line += " hca_handle=" + std::to_string(*limit.hca_handles);
+        if (limit.hca_objects) line += " hca_object=" + std::to_string(*limit.hca_objects);
+        TRY(to.write("rdma.max", line, "the limit of RDMA resources"));
     }
     return {};
 }
@@ -319,21 +328,47 @@ Result<> Cgroup::apply(const CgroupResources& resources, std::vector<std::string
     };
     if (!resources.hugepages.empty() && state.v1_with("hugetlb") < 0)
         TRY(enable_v2_controllers(*state.system, path().substr(0, path().rfind('/')), {"hugetlb"}));
-    Applier memory = applier("memory");
-    TRY(apply_memory(memory, resources.memory));
-    Applier cpu = applier("cpu");
-    TRY(apply_cpu(cpu, resources.cpu));
-    Applier cpuset = applier("cpuset");
-    TRY(apply_cpuset(cpuset, resources.cpu));
+    // Nobody asks for a directory that nothing is written to: it may not be open yet.
+    if (resources.memory != MemoryResources{}) {
+        Applier memory = applier("memory");
+        TRY(apply_memory(memory, resources.memory));
+    }
+    if (resources.cpu != CpuResources{}) {
+        Applier cpu = applier("cpu");
+        TRY(apply_cpu(cpu, resources.cpu));
+        Applier cpuset = applier("cpuset");
+        TRY(apply_cpuset(cpuset, resources.cpu));
+    }
     if (resources.pids_limit) {
         Applier pids = applier("pids");
         TRY(pids.write("pids.max", *resources.pids_limit <= 0 ? "max" : std::to_string(*resources.pids_limit),
                        "the limit of processes"));
     }
-    Applier io(state.v1_with("blkio"), state.system->on_v2("io") ? state.unified() : -1, *state.system, warnings);
-    TRY(apply_block_io(io, resources.block_io));
-    Applier hugetlb = applier("hugetlb");
-    TRY(apply_hugepages(hugetlb, resources.hugepages));
+    if (resources.block_io != BlockIoResources{}) {
+        Applier io(state.v1_with("blkio"), state.system->on_v2("io") ? state.unified() : -1, *state.system, warnings);
+        TRY(apply_block_io(io, resources.block_io));
+    }
+    if (!resources.hugepages.empty()) {
+        Applier hugetlb = applier("hugetlb");
+        TRY(apply_hugepages(hugetlb, resources.hugepages));
+    }
+    if (!resources.rdma.empty()) {
+        if (state.v1_with("rdma") < 0)
+            TRY(enable_v2_controllers(*state.system, path().substr(0, path().rfind('/')), {"rdma"}));
+        Applier rdma = applier("rdma");
+        TRY(apply_rdma(rdma, resources.rdma));
+    }
+    // v2 has none: such marks come from eBPF programs and nftables there, which are not the runtime's.
+    if (resources.network.class_id.value_or(0) != 0) {
+        Applier net_cls(state.v1_with("net_cls"), -1, *state.system, warnings);
+        TRY(net_cls.write("net_cls.classid", std::to_string(*resources.network.class_id),
+                          "the class of network traffic"));
+    }
+    for (const auto& [name, priority] : resources.network.priorities) {
+        Applier net_prio(state.v1_with("net_prio"), -1, *state.system, warnings);
+        TRY(net_prio.write("net_prio.ifpriomap", std::string(name).append(" ").append(std::to_string(priority)),
+                           "the priority of network traffic"));
+    }
     if (!resources.devices.empty()) {
         if (int devices = state.v1_with("devices"); devices >= 0)
             TRY(apply_device_rules_v1(devices, resources.devices));

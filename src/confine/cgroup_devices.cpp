@@ -1,4 +1,5 @@
 // Which devices a cgroup may use: rules of devices.allow and devices.deny on v1, a small eBPF program on v2.
+#include <fcntl.h>
 #include <linux/bpf.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -20,14 +21,31 @@ std::string number_text(const std::optional<std::int64_t>& number) {
     return number ? std::to_string(*number) : "*";
 }
 
-// One v1 rule; v1 knows no type "a" but for everything.
-Result<> write_v1(int directory, const DeviceRule& rule, char type) {
-    std::string text =
-        std::string(1, type) + ' ' + number_text(rule.major) + ':' + number_text(rule.minor) + ' ' + rule.access();
-    TRY(write_control_file_at(directory, rule.allow ? "devices.allow" : "devices.deny", text),
-        "device rule \"" + text + "\"");
-    return {};
-}
+// devices.allow and devices.deny of a v1 cgroup, each opened once: every write is a rule of its own.
+class RulesV1 {
+  public:
+    explicit RulesV1(int directory) : directory_(directory) {}
+
+    Result<> write(bool allow, const std::string& text) {
+        Fd& file = allow ? allow_ : deny_;
+        if (!file) file = TRY(open_at(directory_, allow ? "devices.allow" : "devices.deny", O_WRONLY));
+        ssize_t written = -1;
+        do {
+            written = ::write(file.get(), text.data(), text.size());
+        } while (written < 0 && errno == EINTR);
+        if (written < 0) return fail_errno("device rule \"" + text + "\"");
+        return {};
+    }
+    // v1 knows no type "a" but for everything.
+    Result<> write(const DeviceRule& rule, char type) {
+        return write(rule.allow, std::string(1, type) + ' ' + number_text(rule.major) + ':' + number_text(rule.minor) +
+                                     ' ' + rule.access());
+    }
+
+  private:
+    int directory_;
+    Fd allow_, deny_;
+};
 
 // Assembles instructions; jumps are patched when their target is known.
 class Assembler {
@@ -129,14 +147,15 @@ Result<> apply_device_rules_v1(int directory, const std::vector<DeviceRule>& rul
         start = i + 1;
         everything = rules[i].allow;
     }
-    TRY(write_control_file_at(directory, everything ? "devices.allow" : "devices.deny", "a"), "device rules");
+    RulesV1 file(directory);
+    TRY(file.write(everything, "a"), "device rules");
     for (std::size_t i = start; i < rules.size(); ++i) {
         if (rules[i].access().empty()) continue;
         if (rules[i].type == 'a') {
-            TRY(write_v1(directory, rules[i], 'b'));
-            TRY(write_v1(directory, rules[i], 'c'));
+            TRY(file.write(rules[i], 'b'));
+            TRY(file.write(rules[i], 'c'));
         } else {
-            TRY(write_v1(directory, rules[i], rules[i].type));
+            TRY(file.write(rules[i], rules[i].type));
         }
     }
     return {};

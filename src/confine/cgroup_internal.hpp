@@ -18,8 +18,11 @@ struct Cgroup::State {
     const CgroupSystem* system = nullptr;
     std::string path;
     // One for each of system->hierarchies(), empty where the cgroup does not exist. O_RDONLY | O_DIRECTORY.
-    std::vector<Fd> directories;
+    mutable std::vector<Fd> directories;
+    // Those of complete() are opened when somebody asks for them: most have no limits, and nobody does.
+    std::vector<bool> unopened = {};
 
+    int directory(std::size_t hierarchy) const;      // -1: none
     int unified() const;                             // -1: none
     int v1_with(std::string_view controller) const;  // -1: none
     int first_v1() const;                            // -1: none

@@ -107,6 +107,49 @@ Result<> parse_block_io(const JsonReader& reader, BlockIoResources& out) {
     return {};
 }
 
+// It becomes a word of a line that is written.
+bool is_plain_name(std::string_view name, std::size_t longest) {
+    return !name.empty() && name.size() <= longest &&
+           std::ranges::all_of(name, [](char c) { return c > ' ' && c < 0x7f && c != '/' && c != '='; });
+}
+
+Result<std::optional<std::uint32_t>> parse_u32(const JsonReader& reader, std::string_view key) {
+    auto value = TRY(reader.unsigned_integer(key));
+    if (!value) return std::nullopt;
+    if (*value > UINT32_MAX) return reader.wrong(key, "a number of 32 bits");
+    return static_cast<std::uint32_t>(*value);
+}
+
+Result<std::vector<RdmaLimit>> parse_rdma(const JsonReader& reader) {
+    std::vector<RdmaLimit> limits;
+    constexpr std::size_t longest_device_name = 64;
+    for (const auto& [name, value] : reader.object()) {
+        RdmaLimit limit;
+        limit.device = name;
+        auto entry = TRY(reader.child(name));
+        if (!entry || !is_plain_name(limit.device, longest_device_name)) return reader.wrong(name, "a device's limits");
+        limit.hca_handles = TRY(parse_u32(*entry, "hcaHandles"));
+        limit.hca_objects = TRY(parse_u32(*entry, "hcaObjects"));
+        if (limit.hca_handles || limit.hca_objects) limits.push_back(std::move(limit));
+    }
+    std::ranges::sort(limits, {}, &RdmaLimit::device);
+    return limits;
+}
+
+Result<NetworkResources> parse_network(const JsonReader& reader) {
+    NetworkResources network;
+    network.class_id = TRY(parse_u32(reader, "classID"));
+    constexpr std::size_t longest_interface_name = 15;
+    for (const JsonReader& item : TRY(reader.children("priorities"))) {
+        std::string name = TRY(item.required_string("name"));
+        if (!is_plain_name(name, longest_interface_name)) return item.wrong("name", "an interface");
+        auto priority = TRY(parse_u32(item, "priority"));
+        if (!priority) return item.wrong("priority", "a number");
+        network.priorities.emplace_back(std::move(name), *priority);
+    }
+    return network;
+}
+
 Result<DeviceRule> parse_device(const JsonReader& reader) {
     DeviceRule rule;
     auto allow = TRY(reader.boolean("allow"));
@@ -226,6 +269,14 @@ std::vector<DeviceRule> default_device_rules() {
     return rules;
 }
 
+void supply_default_devices(std::vector<DeviceRule>& rules) {
+    bool restricted = std::ranges::any_of(rules, [](const DeviceRule& rule) { return !rule.allow; });
+    if (!restricted) return;
+    for (const DeviceRule& rule : default_device_rules()) {
+        if (rule.allow && std::ranges::find(rules, rule) == rules.end()) rules.push_back(rule);
+    }
+}
+
 Result<CgroupResources> parse_cgroup_resources(const JsonReader& reader) {
     CgroupResources out;
     if (auto memory = TRY(reader.child("memory"))) TRY(parse_memory(*memory, out.memory));
@@ -246,8 +297,8 @@ Result<CgroupResources> parse_cgroup_resources(const JsonReader& reader) {
     }
     for (const JsonReader& item : TRY(reader.children("devices"))) out.devices.push_back(TRY(parse_device(item)));
     out.unified = TRY(reader.string_map("unified"));
-    TRY(reader.child("network"));
-    TRY(reader.child("rdma"));
+    if (auto network = TRY(reader.child("network"))) out.network = TRY(parse_network(*network));
+    if (auto rdma = TRY(reader.child("rdma"))) out.rdma = TRY(parse_rdma(*rdma));
     return out;
 }
 
@@ -281,6 +332,21 @@ json::object to_oci_json(const CgroupResources& r) {
     for (const HugepageLimit& limit : r.hugepages)
         hugepages.push_back(json::object{{"pageSize", limit.page_size}, {"limit", limit.limit}});
     if (!hugepages.empty()) out["hugepageLimits"] = std::move(hugepages);
+    json::object rdma;
+    for (const RdmaLimit& limit : r.rdma) {
+        json::object item;
+        put(item, "hcaHandles", limit.hca_handles);
+        put(item, "hcaObjects", limit.hca_objects);
+        rdma[limit.device] = std::move(item);
+    }
+    if (!rdma.empty()) out["rdma"] = std::move(rdma);
+    json::object network;
+    put(network, "classID", r.network.class_id);
+    json::array priorities;
+    for (const auto& [name, priority] : r.network.priorities)
+        priorities.push_back(json::object{{"name", name}, {"priority", priority}});
+    if (!priorities.empty()) network["priorities"] = std::move(priorities);
+    if (!network.empty()) out["network"] = std::move(network);
     json::array devices;
     for (const DeviceRule& rule : r.devices) {
         json::object item{{"allow", rule.allow}};

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/json.hpp"
@@ -92,6 +93,10 @@ Result<DeviceRule> parse_device_cgroup_rule(std::string_view text);
 // tty console ptmx pts/*, mknod of anything but nothing more; all else denied first. Privileged: one rule that allows
 // all.
 std::vector<DeviceRule> default_device_rules();
+// Engines list what a container may have beyond the devices every runtime supplies (config-linux.md, "Default
+// Devices"): podman's and dockerd's lists deny all, and expect terminals to work. Rules that deny nothing stay as they
+// are.
+void supply_default_devices(std::vector<DeviceRule>& rules);
 
 struct HugepageLimit {
     std::string page_size;  // "2MB", as the kernel's file names spell it
@@ -100,12 +105,31 @@ struct HugepageLimit {
     friend bool operator==(const HugepageLimit&, const HugepageLimit&) = default;
 };
 
+// Of one RDMA device ("mlx5_1").
+struct RdmaLimit {
+    std::string device;
+    std::optional<std::uint32_t> hca_handles;
+    std::optional<std::uint32_t> hca_objects;
+
+    friend bool operator==(const RdmaLimit&, const RdmaLimit&) = default;
+};
+
+// v1 alone has controllers for it (net_cls, net_prio).
+struct NetworkResources {
+    std::optional<std::uint32_t> class_id;                          // of traffic control; 0: none
+    std::vector<std::pair<std::string, std::uint32_t>> priorities;  // by interface
+
+    friend bool operator==(const NetworkResources&, const NetworkResources&) = default;
+};
+
 struct CgroupResources {
     MemoryResources memory;
     CpuResources cpu;
     std::optional<std::int64_t> pids_limit;  // 0 and -1: unlimited
     BlockIoResources block_io;
     std::vector<HugepageLimit> hugepages;
+    std::vector<RdmaLimit> rdma;  // in the order of the devices' names
+    NetworkResources network;
     std::vector<DeviceRule> devices;
     // v2 files to write as they are (linux.resources.unified). On v1 a non-empty map is refused.
     std::map<std::string, std::string> unified;
@@ -114,7 +138,6 @@ struct CgroupResources {
 };
 
 // linux.resources of an OCI configuration. Unknown members are left alone; wrong types and ranges are invalid_argument.
-// `network` and `rdma` are accepted and have no effect where the kernel lacks those controllers.
 Result<CgroupResources> parse_cgroup_resources(const JsonReader& reader);
 json::object to_oci_json(const CgroupResources& resources);
 

@@ -17,10 +17,21 @@ namespace {
 
 // The directory as a mount of its own, still detached. Taken before the new mount namespace is made: a descriptor of
 // the old one cannot be cloned in the new one. An errno, negated, in place of a descriptor.
-int clone_root(int root) noexcept {
+int clone_root(int root, std::uint64_t added) noexcept {
     // SAFETY: open_tree(2) takes plain integers and an empty path.
     long tree = ::syscall(SYS_open_tree, root, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
-    return tree < 0 ? -errno : static_cast<int>(tree);
+    if (tree < 0) return -errno;
+    // Under systemd every mount is shared, the clone as well, and pivot_root refuses a shared one.
+    mount_attr attributes{};
+    attributes.propagation = MS_PRIVATE;
+    attributes.attr_set = added;
+    // SAFETY: mount_setattr(2) reads the structure, whose size is given.
+    if (::syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attributes, sizeof attributes) != 0) {
+        int error = errno;
+        ::close(static_cast<int>(tree));
+        return -error;
+    }
+    return static_cast<int>(tree);
 }
 
 // The tree becomes the root of this (new) mount namespace, and the old root is gone from it.
@@ -125,7 +136,7 @@ JailFailure enter_jail(const PreparedJail& prepared) noexcept {
     const Jail& jail = prepared.jail();
     int tree = -1;
     if (jail.root_kind == JailRoot::pivot) {
-        tree = clone_root(jail.root);
+        tree = clone_root(jail.root, jail.root_attributes);
         if (tree < 0) return {JailStep::root_mount, -tree};
     }
     if (jail.namespaces != 0 && ::unshare(static_cast<int>(jail.namespaces)) != 0) return {JailStep::unshare, errno};

@@ -31,8 +31,9 @@ enum class JailRoot : unsigned char {
 
 struct Jail {
     JailRoot root_kind = JailRoot::keep;
-    int root = -1;                 // directory descriptor for pivot and chroot_only
-    std::uint64_t namespaces = 0;  // further CLONE_NEW... flags to unshare (network, ipc, uts); never pid or user
+    int root = -1;                      // directory descriptor for pivot and chroot_only
+    std::uint64_t root_attributes = 0;  // MOUNT_ATTR_... that a pivoted root gets
+    std::uint64_t namespaces = 0;       // further CLONE_NEW... flags to unshare (network, ipc, uts); never pid or user
     std::optional<uid_t> uid;
     std::optional<gid_t> gid;
     CapabilitySet keep_capabilities;  // bounding, permitted and effective afterwards

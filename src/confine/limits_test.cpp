@@ -131,17 +131,27 @@ TEST(CgroupResources, DocumentsAndBack) {
                   "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 600}]},
       "hugepageLimits": [{"pageSize": "2MB", "limit": 9223372036854771712}],
       "devices": [{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"}],
-      "network": {"classID": 1}, "unified": {"memory.high": "1"}
+      "network": {"classID": 1, "priorities": [{"name": "eth0", "priority": 5}, {"name": "lo", "priority": 0}]},
+      "rdma": {"mlx5_1": {"hcaHandles": 3, "hcaObjects": 10000}, "a": {"hcaObjects": 0}, "none": {}},
+      "unified": {"memory.high": "1"}
     })";
     auto document = parse_json_object(text).value();
     auto resources = parse_cgroup_resources(JsonReader(document, "linux.resources"));
     ASSERT_TRUE(resources) << resources.error().describe();
     EXPECT_EQ(resources->devices[1].access(), "rw");
     EXPECT_EQ(resources->cpu.quota_us, -1);
+    EXPECT_EQ(resources->network.priorities[0].second, 5U);
+    ASSERT_EQ(resources->rdma.size(), 2U);
+    EXPECT_EQ(resources->rdma[0].device, "a");
+    EXPECT_EQ(resources->rdma[1].hca_handles, 3U);
     auto again = to_oci_json(*resources);
     EXPECT_EQ(parse_cgroup_resources(JsonReader(again)).value(), *resources);
     for (const char* bad : {R"({"memory": 1})", R"({"memory": {"limit": "1"}})", R"({"memory": {"swappiness": 101}})",
                             R"({"cpu": {"cpus": "a"}})", R"({"hugepageLimits": [{"pageSize": "../x", "limit": 1}]})",
+                            R"({"network": {"classID": -1}})", R"({"network": {"classID": 4294967296}})",
+                            R"({"network": {"priorities": [{"name": "a b", "priority": 1}]}})",
+                            R"({"network": {"priorities": [{"name": "eth0"}]}})", R"({"rdma": {"a": 1}})",
+                            R"({"rdma": {"a\nb": {"hcaHandles": 1}}})", R"({"rdma": {"": {"hcaHandles": 1}}})",
                             R"({"devices": [{"access": "rwm"}]})", R"({"devices": [{"allow": true, "access": "x"}]})",
                             R"({"devices": [{"allow": true, "major": -2}]})"}) {
         auto wrong = parse_json_object(bad).value();

@@ -125,6 +125,7 @@ Result<Edns> parse_edns(const RecordView& record) {
     edns.extended_rcode = static_cast<std::uint8_t>(record.ttl >> 24U);
     edns.version = static_cast<std::uint8_t>(record.ttl >> 16U);
     edns.dnssec_ok = (record.ttl & 0x8000U) != 0;
+    edns.compact_ok = (record.ttl & 0x4000U) != 0;
     edns.options = record.rdata;
     std::span<const std::uint8_t> rest = record.rdata;
     while (!rest.empty()) {

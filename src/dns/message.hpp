@@ -93,6 +93,7 @@ struct Edns {
     std::uint8_t extended_rcode = 0;
     std::uint8_t version = 0;
     bool dnssec_ok = false;                 // DO
+    bool compact_ok = false;                // CO (RFC 9824 section 5.1); read only
     std::span<const std::uint8_t> options;  // sequence of {code, length, data}, checked for length
 
     // Data of the first option with this code; nullopt when there is none.

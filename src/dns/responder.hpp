@@ -12,6 +12,7 @@
 #include "dns/catalog.hpp"
 #include "dns/message.hpp"
 #include "dns/siphash.hpp"
+#include "dns/transfer_out.hpp"
 
 namespace wherry::dns {
 
@@ -27,10 +28,13 @@ struct ResponderOptions {
 };
 
 struct QueryContext {
-    std::span<const std::uint8_t> client;  // 4 or 16 bytes of address, for cookies
+    std::span<const std::uint8_t> client;  // 4 or 16 bytes of address, for cookies and access
     Transport transport = Transport::udp;
-    std::uint32_t now = 0;  // seconds since the epoch, for cookies
+    std::uint32_t now = 0;  // seconds since the epoch, for cookies and signatures
 };
+
+// What is left to whoever called the responder: it has checked the message's shape and signature, nobody's rights.
+enum class Action : unsigned char { none, transfer, update, notify };
 
 // What became of a query, for metrics and the query log.
 struct Outcome {
@@ -39,6 +43,11 @@ struct Outcome {
     bool truncated = false;
     Opcode opcode = Opcode::query;
     Type type = Type::A;
+    std::uint64_t name_hash = 0;         // of the name that was asked for, any case
+    bool cookie_valid = false;           // the client has shown that it receives at its address
+    Action action = Action::none;        // not none: nothing was written
+    std::shared_ptr<const TsigKey> key;  // that the message was signed with
+    Bytes mac;                           // of the message
 };
 
 class Responder {
@@ -48,6 +57,14 @@ class Responder {
     // Writes the answer into `answer` (at least 512 bytes; 65535 for TCP) and returns its size, 0 for no answer.
     std::size_t respond(const ZoneSet& zones, const QueryContext& context, std::span<const std::uint8_t> query,
                         std::span<std::uint8_t> answer, Outcome& outcome) const;
+    // The same without the short way for common queries; for tests.
+    std::size_t respond_fully(const ZoneSet& zones, const QueryContext& context, std::span<const std::uint8_t> query,
+                              std::span<std::uint8_t> answer, Outcome& outcome) const;
+    // The answer with this rcode and nothing in it to a request that was left to the caller; signed where it was.
+    static std::size_t answer_plainly(std::span<const std::uint8_t> query, Rcode rcode, const TsigSession& session,
+                                      std::uint64_t now, std::span<std::uint8_t> answer);
+    // Takes everything but the question out of an answer and marks it truncated; the new size.
+    static std::size_t cut(std::span<std::uint8_t> answer);
     const ResponderOptions& options() const { return options_; }
 
   private:

@@ -1,10 +1,13 @@
 #include "dns/zone.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <mutex>
 
+#include "dns/fold.hpp"
 #include "dns/message.hpp"
+#include "dns/text_codec.hpp"
 
 namespace wherry::dns {
 
@@ -17,41 +20,14 @@ std::uint64_t mix(std::uint64_t value) {
     return value;
 }
 
-// Eight bytes with ASCII letters in lower case, without a branch.
-std::uint64_t lower8(std::uint64_t word) {
-    constexpr std::uint64_t ones = 0x0101010101010101U;
-    std::uint64_t low = word & (0x7F * ones);
-    std::uint64_t above_at = low + (0x7F - 'Z') * ones;  // top bit: byte > 'Z'
-    std::uint64_t from_a = low + (0x80 - 'A') * ones;    // top bit: byte >= 'A'
-    std::uint64_t letters = (from_a & ~above_at & ~word) & (0x80 * ones);
-    return word | (letters >> 2U);
-}
-
 // A label with its length byte.
 std::uint64_t hash_label(std::uint64_t seed, const std::uint8_t* label) {
     std::size_t size = label[0] + std::size_t{1};
     std::uint64_t value = seed + size * 0x9E3779B97F4A7C15U;
-    for (std::size_t at = 0; at < size; at += 8) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, label + at, std::min<std::size_t>(8, size - at));
-        value = mix(value ^ lower8(word));
-    }
-    return value;
-}
-
-bool same_name(const std::uint8_t* a, const std::uint8_t* b, std::size_t size) {
     std::size_t at = 0;
-    for (; at + 8 <= size; at += 8) {
-        std::uint64_t x = 0;
-        std::uint64_t y = 0;
-        std::memcpy(&x, a + at, 8);
-        std::memcpy(&y, b + at, 8);
-        // Length bytes are below 'A', so lower-casing leaves them alone.
-        if (x != y && lower8(x) != lower8(y)) return false;
-    }
-    for (; at < size; ++at)
-        if (to_lower(a[at]) != to_lower(b[at])) return false;
-    return true;
+    for (; at + 8 <= size; at += 8) value = mix(value ^ lower8(load8(label + at)));
+    if (at < size) value = mix(value ^ lower8(load_less_than8(label + at, size - at)));
+    return value;
 }
 
 std::uint32_t tag_of(std::uint64_t hash) {
@@ -76,6 +52,8 @@ SuffixHashes::SuffixHashes(std::span<const std::uint8_t> wire) {
 struct Zone::Order {
     std::once_flag built;
     std::vector<NodeIndex> nodes;
+    std::once_flag chain_built;
+    Nsec3Chain chain;
 };
 
 NodeIndex Zone::find_hashed(std::span<const std::uint8_t> name, std::uint64_t hash) const {
@@ -88,6 +66,22 @@ NodeIndex Zone::find_hashed(std::span<const std::uint8_t> name, std::uint64_t ha
         if (node.name_bytes == name.size() && same_name(data_.data() + node.name_at, name.data(), name.size()))
             return slot.node;
     }
+}
+
+NodeIndex Zone::candidate(std::uint64_t hash) const {
+    const std::size_t mask = slots_.size() - 1;
+    for (std::size_t at = hash & mask;; at = (at + 1) & mask) {
+        const Slot& slot = slots_[at];
+        if (slot.node == no_node || slot.tag == tag_of(hash)) return slot.node;
+    }
+}
+
+std::optional<RecordSet> Zone::plain_records(NodeIndex index, std::span<const std::uint8_t> name, Type type) const {
+    const Node& node = nodes_[index];
+    if (node.cut != no_node || (node.flags & flag_alias) != 0 || node.name_bytes != name.size() ||
+        !same_name(data_.data() + node.name_at, name.data(), name.size()))
+        return std::nullopt;
+    return records(index, type);
 }
 
 NodeIndex Zone::find(const Name& name) const {
@@ -195,12 +189,50 @@ std::size_t Zone::memory_bytes() const {
 const std::vector<NodeIndex>& Zone::canonical_order() const {
     std::call_once(order_->built, [this] {
         std::vector<NodeIndex>& nodes = order_->nodes;
-        nodes.resize(nodes_.size());
-        for (NodeIndex i = 0; i < nodes.size(); ++i) nodes[i] = i;
+        nodes.reserve(nodes_.size());
+        for (NodeIndex i = 0; i < nodes_.size(); ++i)
+            if (nodes_[i].name_bytes != 0) nodes.push_back(i);
         std::ranges::sort(nodes,
                           [this](NodeIndex a, NodeIndex b) { return name_of(a).canonical_order(name_of(b)) < 0; });
     });
     return order_->nodes;
+}
+
+NodeIndex Zone::Nsec3Chain::matching(const std::array<std::uint8_t, 20>& hash) const {
+    auto found = std::ranges::lower_bound(nodes, hash, {}, [](const auto& item) { return item.first; });
+    return found == nodes.end() || found->first != hash ? no_node : found->second;
+}
+
+NodeIndex Zone::Nsec3Chain::covering(const std::array<std::uint8_t, 20>& hash) const {
+    if (nodes.empty()) return no_node;
+    auto after = std::ranges::lower_bound(nodes, hash, {}, [](const auto& item) { return item.first; });
+    return after == nodes.begin() ? nodes.back().second : std::prev(after)->second;
+}
+
+const Zone::Nsec3Chain& Zone::nsec3_chain() const {
+    std::call_once(order_->chain_built, [this] {
+        Nsec3Chain& chain = order_->chain;
+        auto parameters = records(apex(), Type::NSEC3PARAM);
+        if (!parameters) return;
+        // Algorithm, flags, iterations, salt behind its length: the shape was checked when the zone was built.
+        std::span<const std::uint8_t> data = *parameters->begin();
+        if (data[0] != 1) return;
+        chain.iterations = load_u16(data.data() + 2);
+        chain.salt.assign(data.begin() + 5, data.end());
+        for (NodeIndex i = 0; i < nodes_.size(); ++i) {
+            if (nodes_[i].parent != apex() || find_set(i, Type::NSEC3, static_cast<Type>(0)) == nullptr) continue;
+            const std::uint8_t* name = data_.data() + nodes_[i].name_at;
+            if (name[0] != 32) continue;
+            // SAFETY: bytes as characters.
+            auto hash = base32hex_decode({reinterpret_cast<const char*>(name + 1), 32});
+            if (!hash || hash->size() != 20) continue;
+            auto& made = chain.nodes.emplace_back();
+            std::ranges::copy(*hash, made.first.begin());
+            made.second = i;
+        }
+        std::ranges::sort(chain.nodes);
+    });
+    return order_->chain;
 }
 
 struct ZoneBuilder::Pending {
@@ -212,11 +244,33 @@ struct ZoneBuilder::Pending {
     std::uint32_t data_bytes;
 };
 
+std::unique_ptr<Zone> ZoneBuilder::empty_zone(const Name& origin) {
+    static std::atomic<std::uint64_t> versions{0};
+    auto zone = std::make_unique<Zone>();
+    zone->version_ = ++versions;
+    zone->origin_ = origin;
+    zone->origin_labels_ = origin.label_count();
+    zone->order_ = std::make_shared<Zone::Order>();
+    return zone;
+}
+
+Result<> ZoneBuilder::take_apex(Zone& zone) {
+    auto missing = [&](std::string_view what) {
+        return fail(Code::invalid_argument,
+                    zone.origin_.to_text() + ": the zone has no " + std::string(what) + " record at its apex");
+    };
+    auto soa = zone.records(zone.apex(), Type::SOA);
+    if (!soa) return missing("SOA");
+    if (!zone.records(zone.apex(), Type::NS)) return missing("NS");
+    std::span<const std::uint8_t> data = *soa->begin();
+    zone.serial_ = load_u32(data.data() + data.size() - 20);
+    zone.negative_ttl_ = std::min(soa->ttl(), load_u32(data.data() + data.size() - 4));
+    zone.signed_ = zone.records(zone.apex(), Type::DNSKEY) && zone.signatures(zone.apex(), Type::SOA);
+    return {};
+}
+
 ZoneBuilder::ZoneBuilder(const Name& origin)
-    : zone_(std::make_unique<Zone>()), pending_(std::make_unique<std::vector<Pending>>()) {
-    zone_->origin_ = origin;
-    zone_->origin_labels_ = origin.label_count();
-    zone_->order_ = std::make_shared<Zone::Order>();
+    : zone_(empty_zone(origin)), pending_(std::make_unique<std::vector<Pending>>()) {
     zone_->slots_.resize(64);
     SuffixHashes hashes(origin.wire());
     node_for(origin.wire(), hashes, hashes.labels());
@@ -309,12 +363,19 @@ Result<std::shared_ptr<const Zone>> ZoneBuilder::finish() && {
     // Everything is copied once more, so that a node's records lie together and nothing is left over.
     zone.data_ = {};
     zone.data_.reserve(raw.size() + pending.size() * 2);
-    for (Zone::Node& node : zone.nodes_) {
-        auto at = static_cast<std::uint32_t>(zone.data_.size());
-        zone.data_.insert(zone.data_.end(), raw.begin() + node.name_at, raw.begin() + node.name_at + node.name_bytes);
-        node.name_at = at;
-    }
+    // Each name stands right before its records: one line of the cache holds both more often than not.
+    NodeIndex placed = 0;
+    auto place_names = [&](NodeIndex end) {
+        for (; placed < end; ++placed) {
+            Zone::Node& node = zone.nodes_[placed];
+            auto at = static_cast<std::uint32_t>(zone.data_.size());
+            zone.data_.insert(zone.data_.end(), raw.begin() + node.name_at,
+                              raw.begin() + node.name_at + node.name_bytes);
+            node.name_at = at;
+        }
+    };
     for (std::size_t i = 0; i < pending.size();) {
+        place_names(pending[i].node + 1);
         const Pending& first = pending[i];
         Zone::Node& node = zone.nodes_[first.node];
         Zone::Set set;
@@ -349,6 +410,7 @@ Result<std::shared_ptr<const Zone>> ZoneBuilder::finish() && {
         ++node.set_count;
         zone.sets_.push_back(set);
     }
+    place_names(static_cast<NodeIndex>(zone.nodes_.size()));
     for (NodeIndex i = 0; i < zone.nodes_.size(); ++i) {
         Zone::Node& node = zone.nodes_[i];
         if ((node.flags & Zone::flag_alias) != 0) {
@@ -367,13 +429,7 @@ Result<std::shared_ptr<const Zone>> ZoneBuilder::finish() && {
         }
         if (node.cut == no_node && (node.flags & Zone::flag_delegation) != 0) node.cut = i;
     }
-    auto soa = zone.records(zone.apex(), Type::SOA);
-    if (!soa) return wrong(zone.origin_, "the zone has no SOA record at its apex");
-    if (!zone.records(zone.apex(), Type::NS)) return wrong(zone.origin_, "the zone has no NS record at its apex");
-    std::span<const std::uint8_t> data = *soa->begin();
-    zone.serial_ = load_u32(data.data() + data.size() - 20);
-    zone.negative_ttl_ = std::min(soa->ttl(), load_u32(data.data() + data.size() - 4));
-    zone.signed_ = zone.records(zone.apex(), Type::DNSKEY) && zone.signatures(zone.apex(), Type::SOA);
+    TRY(take_apex(zone));
     zone.nodes_.shrink_to_fit();
     zone.sets_.shrink_to_fit();
     pending_.reset();

@@ -100,6 +100,8 @@ struct Lookup {
 class Zone {
   public:
     const Name& origin() const { return origin_; }
+    // A number that no other zone in this process has, nor another version of this one.
+    std::uint64_t version() const { return version_; }
     std::uint32_t serial() const { return serial_; }
     std::uint32_t negative_ttl() const { return negative_ttl_; }  // RFC 2308 section 5
     bool is_signed() const { return signed_; }                    // has DNSKEY and RRSIGs at its apex
@@ -110,6 +112,18 @@ class Zone {
     Lookup lookup(std::span<const std::uint8_t> name, const SuffixHashes& hashes, Type type) const;
     // The node of exactly this name, also below zone cuts (glue).
     NodeIndex find(const Name& name) const;
+
+    // For answering in steps, so that the memory of many queries is waited for at once: the hash table's cell of a
+    // name; the node that it leads to (which may be another's: no_node when there is surely none); the node's name and
+    // data; and what plain_records finds when the node has that name, lies below no cut and has no alias.
+    void prefetch_slot(std::uint64_t hash) const { __builtin_prefetch(&slots_[hash & (slots_.size() - 1)]); }
+    NodeIndex candidate(std::uint64_t hash) const;
+    void prefetch_node(NodeIndex node) const { __builtin_prefetch(&nodes_[node]); }
+    void prefetch_data(NodeIndex node) const {
+        __builtin_prefetch(data_.data() + nodes_[node].name_at);
+        __builtin_prefetch(&sets_[nodes_[node].sets_at]);
+    }
+    std::optional<RecordSet> plain_records(NodeIndex node, std::span<const std::uint8_t> name, Type type) const;
 
     Name name_of(NodeIndex node) const;
     std::optional<RecordSet> records(NodeIndex node, Type type) const;
@@ -123,15 +137,30 @@ class Zone {
 
     std::size_t node_count() const { return nodes_.size(); }
     std::size_t record_count() const { return record_count_; }
+    // Made from another version by changing it in places (zone_patch.hpp).
+    bool is_patched() const { return patched_; }
     // All that the zone occupies, and the part of it that is names and record data themselves.
     std::size_t memory_bytes() const;
     std::size_t data_bytes() const { return data_.size(); }
 
-    // Node indices in canonical order (RFC 4034 section 6.1); built at the first use, kept.
+    // The NSEC3 chain of a zone signed with one (RFC 5155): the nodes of its NSEC3 records by hash, built at the first
+    // use.
+    struct Nsec3Chain {
+        Bytes salt;
+        unsigned iterations = 0;
+        std::vector<std::pair<std::array<std::uint8_t, 20>, NodeIndex>> nodes;  // empty: there is no chain
+
+        NodeIndex matching(const std::array<std::uint8_t, 20>& hash) const;  // no_node when there is none
+        NodeIndex covering(const std::array<std::uint8_t, 20>& hash) const;  // the last one before it
+    };
+    const Nsec3Chain& nsec3_chain() const;
+
+    // Indices of the nodes that have a name in canonical order (RFC 4034 section 6.1); built at the first use, kept.
     const std::vector<NodeIndex>& canonical_order() const;
 
   private:
     friend class ZoneBuilder;
+    friend class ZonePatcher;
     static constexpr std::uint8_t flag_delegation = 1;  // NS, and not the apex
     static constexpr std::uint8_t flag_dname = 2;
     static constexpr std::uint8_t flag_wildcard_child = 4;
@@ -165,6 +194,7 @@ class Zone {
     Lookup at_node(NodeIndex node, Type type, NodeIndex encloser, bool wildcard) const;
 
     Name origin_;
+    std::uint64_t version_ = 0;
     std::uint32_t serial_ = 0;
     std::uint32_t negative_ttl_ = 0;
     bool signed_ = false;
@@ -174,6 +204,10 @@ class Zone {
     std::vector<Node> nodes_;         // [0] is the apex
     std::vector<Set> sets_;
     std::vector<Slot> slots_;  // open addressing, a power of two
+    // Of a version made by changing another: bytes that nothing leads to any more, and nodes without a name.
+    std::size_t waste_ = 0;
+    std::size_t gone_ = 0;
+    bool patched_ = false;
     struct Order;
     std::shared_ptr<Order> order_;
 };
@@ -194,7 +228,12 @@ class ZoneBuilder {
     Result<std::shared_ptr<const Zone>> finish() &&;
 
   private:
+    friend class ZonePatcher;
     struct Pending;
+    // A zone of that origin without anything, of a version of its own.
+    static std::unique_ptr<Zone> empty_zone(const Name& origin);
+    // What follows from the apex's records; an error when they are not there.
+    static Result<> take_apex(Zone& zone);
     NodeIndex node_for(std::span<const std::uint8_t> name, const SuffixHashes& hashes, std::size_t labels);
     void grow();
     std::unique_ptr<Zone> zone_;

@@ -40,13 +40,19 @@ class Pool {
         co_return co_await asio::async_initiate<const asio::use_awaitable_t<>&, void(Value)>(
             [this](auto handler, Work job) {
                 auto guard = asio::make_work_guard(asio::get_associated_executor(handler));
-                asio::post(workers_,
-                           [handler = std::move(handler), job = std::move(job), guard = std::move(guard)]() mutable {
-                               auto executor = guard.get_executor();
-                               asio::dispatch(executor, [handler = std::move(handler), value = job()]() mutable {
-                                   std::move(handler)(std::move(value));
-                               });
-                           });
+                asio::post(
+                    workers_, [handler = std::move(handler), job = std::move(job), guard = std::move(guard)]() mutable {
+                        auto executor = guard.get_executor();
+                        // What the work holds is let go before the loop goes on: were its references the
+                        // last ones, what belongs to the loop would be undone on this thread.
+                        Value result = [&job] {
+                            Work whole = std::move(job);
+                            return whole();
+                        }();
+                        asio::dispatch(executor, [handler = std::move(handler), value = std::move(result)]() mutable {
+                            std::move(handler)(std::move(value));
+                        });
+                    });
             },
             asio::use_awaitable, std::move(work));
     }
@@ -130,7 +136,7 @@ class Gate {
 template <class T>
 class Task {
   public:
-    Task(asio::any_io_executor executor, asio::awaitable<Result<T>> work) : state_(std::make_shared<State>()) {
+    Task(const asio::any_io_executor& executor, asio::awaitable<Result<T>> work) : state_(std::make_shared<State>()) {
         asio::co_spawn(executor, run(state_, std::move(work)), asio::detached);
     }
     asio::awaitable<Result<T>> result() {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/json.hpp"
+#include "engine/endpoint_record.hpp"
 
 namespace wherry::engine {
 namespace {
@@ -47,56 +48,28 @@ Result<MountPoint> mount_from(const JsonReader& reader) {
     return mount;
 }
 
-json::object to_object(const net::Endpoint& endpoint) {
-    return {{"sandbox", endpoint.sandbox_id},
-            {"bridge", endpoint.bridge},
-            {"host_link", endpoint.host_link},
-            {"interface", endpoint.interface},
-            {"mac", endpoint.mac.to_string()},
-            {"address", endpoint.address.to_string()},
-            {"prefix", endpoint.prefix_length},
-            {"gateway", endpoint.gateway.to_string()},
-            {"address6", endpoint.address6.to_string()},
-            {"prefix6", endpoint.prefix_length6},
-            {"gateway6", endpoint.gateway6.to_string()},
-            {"mtu", endpoint.mtu}};
+json::object to_object(const HealthView& health) {
+    json::array log;
+    for (const HealthLogEntry& entry : health.log) {
+        log.push_back(json::object{{"start", to_ns(entry.start)},
+                                   {"end", to_ns(entry.end)},
+                                   {"exit", entry.exit_code},
+                                   {"output", entry.output}});
+    }
+    return {{"status", health.status}, {"streak", health.failing_streak}, {"log", std::move(log)}};
 }
 
-Result<net::IpAddress> address_from(const JsonReader& reader, std::string_view key) {
-    const std::string text = TRY(reader.string_or(key, ""));
-    if (text.empty()) return net::IpAddress{};
-    return net::IpAddress::parse(text);
-}
-
-Result<net::Endpoint> endpoint_from(const JsonReader& reader) {
-    net::Endpoint endpoint;
-    endpoint.sandbox_id = TRY(reader.string_or("sandbox", ""));
-    endpoint.bridge = TRY(reader.string_or("bridge", ""));
-    endpoint.host_link = TRY(reader.string_or("host_link", ""));
-    endpoint.interface = TRY(reader.string_or("interface", ""));
-    endpoint.mac = TRY(net::MacAddress::parse(TRY(reader.string_or("mac", ""))));
-    endpoint.address = TRY(address_from(reader, "address"));
-    endpoint.prefix_length = static_cast<unsigned>(TRY(reader.integer_or("prefix", 0)));
-    endpoint.gateway = TRY(address_from(reader, "gateway"));
-    endpoint.address6 = TRY(address_from(reader, "address6"));
-    endpoint.prefix_length6 = static_cast<unsigned>(TRY(reader.integer_or("prefix6", 0)));
-    endpoint.gateway6 = TRY(address_from(reader, "gateway6"));
-    endpoint.mtu = static_cast<unsigned>(TRY(reader.integer_or("mtu", 0)));
-    return endpoint;
-}
-
-json::object to_object(const net::PublishedPort& port) {
-    return {{"container", port.container.to_string()},
-            {"host_address", port.host_address.to_string()},
-            {"host_port", port.host_port}};
-}
-
-Result<net::PublishedPort> port_from(const JsonReader& reader) {
-    net::PublishedPort port;
-    port.container = TRY(net::ContainerPort::parse(TRY(reader.required_string("container"))));
-    port.host_address = TRY(address_from(reader, "host_address"));
-    port.host_port = static_cast<std::uint16_t>(TRY(reader.integer_or("host_port", 0)));
-    return port;
+Result<HealthView> health_from(const JsonReader& reader) {
+    HealthView health;
+    health.status = TRY(reader.string_or("status", "starting"));
+    health.failing_streak = static_cast<int>(TRY(reader.integer_or("streak", 0)));
+    for (const JsonReader& entry : TRY(reader.children("log"))) {
+        health.log.push_back({.start = from_ns(TRY(entry.integer_or("start", 0))),
+                              .end = from_ns(TRY(entry.integer_or("end", 0))),
+                              .exit_code = static_cast<int>(TRY(entry.integer_or("exit", 0))),
+                              .output = TRY(entry.string_or("output", ""))});
+    }
+    return health;
 }
 
 template <class T>
@@ -146,9 +119,9 @@ store::Record to_record(const Container& container) {
                         {"started", to_ns(container.started_at)},
                         {"finished", to_ns(container.finished_at)},
                         {"restarts", container.restart_count},
-                        {"denied", container.denied_syscall},
-                        {"ports", to_objects(container.ports)}};
-    if (container.endpoint) status["endpoint"] = to_object(*container.endpoint);
+                        {"denied", container.denied_syscall}};
+    write_network_status(status, container.endpoint, container.ports);
+    if (container.health) status["health"] = to_object(*container.health);
     return {.kind = std::string(container_kind), .key = container.id, .spec = to_json(spec), .status = to_json(status)};
 }
 
@@ -189,8 +162,8 @@ Result<ContainerPtr> container_from_record(const store::Record& record) {
     container->finished_at = from_ns(TRY(status.integer_or("finished", 0)));
     container->restart_count = static_cast<int>(TRY(status.integer_or("restarts", 0)));
     container->denied_syscall = TRY(status.string_or("denied", ""));
-    if (const auto endpoint = TRY(status.child("endpoint"))) container->endpoint = TRY(endpoint_from(*endpoint));
-    for (const JsonReader& port : TRY(status.children("ports"))) container->ports.push_back(TRY(port_from(port)));
+    TRY(read_network_status(status, container->endpoint, container->ports));
+    if (const auto health = TRY(status.child("health"))) container->health = TRY(health_from(*health));
     return container;
 }
 
@@ -204,6 +177,7 @@ ContainerPaths container_paths(const std::string& data_root, const std::string& 
     paths.exit_record = paths.directory + "/exit.json";
     paths.shm = paths.directory + "/shm";
     paths.sandbox = exec_root + "/sandboxes/" + container.sandbox_id;
+    paths.started = paths.sandbox + "/started-" + container.id;
     return paths;
 }
 

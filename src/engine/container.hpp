@@ -41,6 +41,8 @@ struct Exec {
     Signal changed;
 };
 
+class RootHelper;
+
 struct Container {
     // What does not change, or only on request (rename, update).
     std::string id;
@@ -84,8 +86,10 @@ struct Container {
     int attached = 0;  // clients that hold, or wait for, its streams
     std::map<std::string, std::shared_ptr<Exec>> execs;
     std::optional<HealthView> health;
-    Mutex operations;  // one start, stop, remove ... at a time
-    Signal changed;    // phase, exits, removed
+    std::vector<std::weak_ptr<RootHelper>> copies;  // cp and export under way on its root
+    int copying = 0;                                // how many children do that
+    Mutex operations;                               // one start, stop, remove ... at a time
+    Signal changed;                                 // phase, exits, removed
 
     bool is_running() const { return phase == Phase::running || phase == Phase::paused; }
     bool is_alive() const { return is_running() || phase == Phase::restarting || phase == Phase::starting; }
@@ -105,6 +109,7 @@ struct ContainerPaths {
     std::string directory;  // data_root/containers/<id>
     std::string hostname, hosts, resolv_conf, log, exit_record, shm;
     std::string sandbox;  // exec_root/sandboxes/<id>
+    std::string started;  // in it: there once the container runs, for a daemon that finds neither shim nor record of it
 };
 ContainerPaths container_paths(const std::string& data_root, const std::string& exec_root, const Container& container);
 

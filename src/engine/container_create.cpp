@@ -47,11 +47,15 @@ Result<> ContainerService::resolve_shared_namespaces(ContainerSpec& spec) const 
         const ContainerPtr other = TRY(shared_container(*mode));
         *mode = "container:" + other->id;
     }
-    const std::string& network = host.network_mode;
-    if (network == "bridge" && core_.options.bridge_name == "none") {
+    const std::string network = host.network_mode;
+    if (is_sandbox_mode(network)) {
+        const SandboxPtr sandbox = TRY(core_.sandboxes.find(network.substr(sandbox_mode_prefix.size())));
+        host.network_mode = std::string(sandbox_mode_prefix) + sandbox->id;
+    } else if (network == "bridge" && core_.options.bridge_name == "none") {
         return fail(Code::not_found, "network bridge not found: this daemon runs with --bridge none");
     }
-    if (network != "bridge" && network != "host" && network != "none" && !network.starts_with("container:")) {
+    if (!is_sandbox_mode(network) && network != "bridge" && network != "host" && network != "none" &&
+        !network.starts_with("container:")) {
         if (network == network_id(core_, "bridge") ||
             (network.size() >= 3 && network_id(core_, "bridge").starts_with(network))) {
             host.network_mode = "bridge";
@@ -60,7 +64,8 @@ Result<> ContainerService::resolve_shared_namespaces(ContainerSpec& spec) const 
         }
     }
     for (const auto& [name, endpoint] : spec.networking.endpoints) {
-        if (name != host.network_mode && name != "default" && !(name == network_id(core_, "bridge"))) {
+        if (name != host.network_mode && name != network && name != "default" &&
+            !(name == network_id(core_, "bridge"))) {
             return fail(Code::invalid_argument,
                         "Container cannot be connected to network endpoints: " + host.network_mode + ", " + name);
         }
@@ -191,6 +196,8 @@ asio::awaitable<Result<CreateResult>> ContainerService::create(CreateRequest req
     if (auto inherited = inherited_mounts(container->host_config()); !inherited) {
         co_return std::unexpected(std::move(inherited).error().with_code(Code::invalid_argument));
     }
+    if (is_sandbox_mode(container->host_config().network_mode))
+        container->sandbox_id = container->host_config().network_mode.substr(sandbox_mode_prefix.size());
     if (config.hostname.empty()) config.hostname = hostname_of(*container);
 
     Strings command = config.entrypoint.value_or(Strings{});
@@ -224,6 +231,15 @@ asio::awaitable<Result<CreateResult>> ContainerService::create(CreateRequest req
         std::ignore =
             co_await core_.pool.run([this, id = container->id] { return core_.images->layers().remove_container(id); });
         co_return std::unexpected(std::move(made).error());
+    }
+    if (const SandboxPtr sandbox = sandbox_of(*container);
+        container->sandbox_id != container->id && (!sandbox || sandbox->removed)) {
+        // Removed while this was made.
+        for (const std::string& name : made_volumes) co_await volumes_.forget(name);
+        core_.journal->post({store::Remove{.kind = std::string(container_kind), .key = container->id}});
+        std::ignore =
+            co_await core_.pool.run([this, id = container->id] { return core_.images->layers().remove_container(id); });
+        co_return fail(Code::conflict, "the sandbox was removed meanwhile");
     }
     core_.containers.add(container);
     reservation.table = nullptr;

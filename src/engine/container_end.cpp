@@ -20,6 +20,10 @@ void ContainerService::adopt_running(const ContainerPtr& container, std::shared_
     ++container->starts;
     core_.gate.spawn(watch(container, shim, container->starts));
     core_.gate.spawn(follow_events(container, shim));
+    if (auto plan = health_plan(container->config())) {
+        if (!container->health) container->health = HealthView{.status = "starting", .failing_streak = 0, .log = {}};
+        core_.gate.spawn(watch_health(container, std::move(*plan), container->starts));
+    }
 }
 
 asio::awaitable<void> ContainerService::watch(ContainerPtr container, std::shared_ptr<supervisor::ShimClient> shim,
@@ -57,7 +61,8 @@ asio::awaitable<void> ContainerService::follow_events(ContainerPtr container,
     while (true) {
         const Result<supervisor::Event> event = co_await shim->next_event();
         if (!event || closing_) co_return;
-        if (std::holds_alternative<supervisor::OomEvent>(*event)) {
+        // The shim tells of all containers of the sandbox.
+        if (const auto* oom = std::get_if<supervisor::OomEvent>(&*event); oom && oom->container_id == container->id) {
             container->oom_killed = true;
             core_.publish(*container, "oom");
         }
@@ -79,6 +84,7 @@ asio::awaitable<void> ContainerService::ended(ContainerPtr container, supervisor
     container->exit_signal = status.signal;
     container->oom_killed = container->oom_killed || status.oom_killed;
     container->finished_at = status.finished_at;
+    if (container->health) container->health->status = "unhealthy";  // as Docker has it
     crash_point("exit.begin");
     if (!container->ports.empty() || container->endpoint) {
         // Before anybody hears of it: whoever waits may want the same port next.
@@ -118,7 +124,7 @@ asio::awaitable<void> ContainerService::ended(ContainerPtr container, supervisor
         core_.gate.spawn(clean_sandbox(container, shim));
         const Mutex::Guard guard = co_await container->operations.lock();
         if (!container->removed) {
-            if (auto gone = co_await remove_record(container, true); !gone) {
+            if (auto gone = co_await remove_record(container, true, Keep::nothing); !gone) {
                 log_warn("container.auto_remove_failed", {{"id", container->id}, {"error", gone.error()}});
             }
         }
@@ -134,9 +140,16 @@ asio::awaitable<void> ContainerService::clean_sandbox(ContainerPtr container,
         if (auto removed = co_await shim->remove({.container_id = container->id, .force = true});
             !removed && shim->alive()) {
             log_warn("shim.remove_failed", {{"id", container->id}, {"error", removed.error()}});
-            std::ignore = co_await shim->shutdown();
+            if (!sandbox_of(*container)) std::ignore = co_await shim->shutdown();
         }
         shim->close();
+    }
+    if (const SandboxPtr sandbox = sandbox_of(*container)) {
+        co_await sandboxes_.settle(sandbox);
+        crash_point("exit.cleaned");
+        container->exit_pending = false;
+        container->changed.notify_all();
+        co_return;
     }
     if (network_kind(*container) == NetworkKind::bridge) {
         core_.publish("network", "disconnect", network_id(core_, "bridge"),

@@ -11,7 +11,8 @@
 namespace wherry::engine {
 namespace {
 
-constexpr std::size_t kept_execs = 64;  // ended ones that inspect still knows, for each container
+constexpr std::chrono::seconds start_patience{10};  // of a resize that comes before the start
+constexpr std::size_t kept_execs = 64;              // ended ones that inspect still knows, for each container
 
 std::string command_line(const ExecSpec& spec) {
     std::string text;
@@ -72,8 +73,7 @@ asio::awaitable<void> ContainerService::watch_exec(ContainerPtr container, std::
                                                    std::shared_ptr<supervisor::ShimClient> shim) {
     const Result<supervisor::ExitStatus> status = co_await shim->wait(container->id, exec->id);
     if (closing_) co_return;
-    exec->running = false;
-    exec->pid = 0;
+    exec->running = false;  // its number stays to be seen, as with dockerd
     if (!exec->exit_code) exec->exit_code = status ? status->code : 137;
     exec->ended_at = wall_now();
     core_.publish(*container, "exec_die", {{"execID", exec->id}, {"exitCode", std::to_string(*exec->exit_code)}});
@@ -126,12 +126,14 @@ asio::awaitable<Result<std::unique_ptr<StdioSession>>> ContainerService::exec_st
     if (!running) {
         exec->exit_code = oci::failure_exit_code(running.error());
         exec->ended_at = wall_now();
+        exec->changed.notify_all();
         Code code = running.error().code();
         if (oci::failure_kind(running.error()) != oci::FailureKind::other) code = Code::invalid_argument;
         co_return std::unexpected(std::move(running).error().context("exec failed").with_code(code));
     }
     exec->running = true;
     exec->pid = running->pid;
+    exec->changed.notify_all();
     if (attached) ++exec->sessions;
     core_.gate.spawn(watch_exec(container, exec, shim));
     if (!attached) co_return std::unique_ptr<StdioSession>();
@@ -169,8 +171,16 @@ asio::awaitable<Result<ExecView>> ContainerService::exec_inspect(std::string id)
 asio::awaitable<Result<>> ContainerService::exec_resize(std::string id, unsigned height, unsigned width) {
     CO_TRY(auto found, find_exec(id));
     if (height > 65535 || width > 65535) co_return fail(Code::invalid_argument, "invalid terminal size");
-    const std::shared_ptr<supervisor::ShimClient> shim = found.first->shim;
-    if (!found.second->running || !shim) co_return fail(Code::conflict, "exec process is not running");
+    // Clients that start a terminal resize it at once, on another connection.
+    const ContainerPtr container = found.first;
+    const std::shared_ptr<Exec> exec = found.second;
+    const Signal::Clock::time_point deadline = Signal::Clock::now() + start_patience;
+    while (!exec->running && !exec->exit_code && container->is_running() && Signal::Clock::now() < deadline)
+        co_await exec->changed.wait(deadline);
+    const std::shared_ptr<supervisor::ShimClient> shim = container->shim;
+    if (exec->exit_code || !container->is_running() || !shim) co_return fail(Code::not_found, "no such exec");
+    if (!exec->running) co_return fail(Code::deadline_exceeded, "timeout waiting for exec session ready");
+    if (!exec->spec.tty) co_return Result<>{};  // nothing to resize, and nothing wrong with asking
     co_return co_await shim->resize({.container_id = found.first->id,
                                      .exec_id = id,
                                      .width = static_cast<std::uint16_t>(width),

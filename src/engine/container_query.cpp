@@ -8,7 +8,9 @@
 #include "base/log.hpp"
 #include "engine/container_service.hpp"
 #include "engine/names.hpp"
+#include "engine/network_views.hpp"
 #include "engine/process_table.hpp"
+#include "engine/times.hpp"
 #include "net/network.hpp"
 #include "oci/default_spec.hpp"
 
@@ -16,22 +18,15 @@ namespace wherry::engine {
 namespace {
 
 std::map<std::string, EndpointView> network_views(const Core& core, const Container& container) {
-    const std::string& mode = container.host_config().network_mode;
+    const SandboxPtr sandbox = core.sandboxes.by_id(container.sandbox_id);
+    const std::string& mode = sandbox ? sandbox->spec.network_mode : container.host_config().network_mode;
     std::map<std::string, EndpointView> views;
     if (mode.starts_with("container:")) return views;
+    const std::optional<net::Endpoint>& endpoint = sandbox ? sandbox->endpoint : container.endpoint;
     EndpointView view;
+    if (endpoint) view = endpoint_view(*endpoint);
     view.network_id = network_id(core, mode);
-    if (container.is_running()) view.endpoint_id = network_id(core, mode + "/" + container.id);
-    if (container.endpoint) {
-        const net::Endpoint& endpoint = *container.endpoint;
-        view.gateway = endpoint.gateway.to_string();
-        view.ip_address = endpoint.address.to_string();
-        view.ip_prefix_length = static_cast<int>(endpoint.prefix_length);
-        view.mac_address = endpoint.mac.to_string();
-        view.ipv6_gateway = endpoint.gateway6.to_string();
-        view.global_ipv6_address = endpoint.address6.to_string();
-        view.global_ipv6_prefix_length = static_cast<int>(endpoint.prefix_length6);
-    }
+    if (container.is_running()) view.endpoint_id = network_id(core, mode + "/" + container.sandbox_id);
     for (const auto& [name, settings] : container.spec.networking.endpoints) {
         if (name == mode || name == "default") view.settings = settings;
     }
@@ -40,20 +35,17 @@ std::map<std::string, EndpointView> network_views(const Core& core, const Contai
     return views;
 }
 
-std::vector<PublishedPort> port_views(const Container& container) {
+std::vector<PublishedPort> shown_ports(const Core& core, const Container& container) {
+    const SandboxPtr sandbox = core.sandboxes.by_id(container.sandbox_id);
+    const std::vector<net::PublishedPort>& open = sandbox ? sandbox->ports : container.ports;
     std::vector<PublishedPort> ports;
-    for (const net::PublishedPort& port : container.ports) {
-        ports.push_back({.container_port = port.container.port,
-                         .protocol = std::string(net::to_string(port.container.protocol)),
-                         .host_ip = port.host_address.is_set() ? port.host_address.to_string() : "0.0.0.0",
-                         .host_port = port.host_port});
-    }
+    if (!sandbox || container.is_running()) ports = port_views(open);
     if (!container.is_running() || container.host_config().network_mode == "host") return ports;
     for (const std::string& exposed : container.config().exposed_ports) {
         const auto parsed = net::ContainerPort::parse(exposed);
         if (!parsed) continue;
-        const bool published = std::ranges::any_of(
-            container.ports, [&](const net::PublishedPort& port) { return port.container == *parsed; });
+        const bool published =
+            std::ranges::any_of(open, [&](const net::PublishedPort& port) { return port.container == *parsed; });
         if (!published) {
             ports.push_back({.container_port = parsed->port,
                              .protocol = std::string(net::to_string(parsed->protocol)),
@@ -121,18 +113,24 @@ ContainerSummary ContainerService::summarize(const Container& container, WallTim
     summary.id = container.id;
     summary.name = container.name;
     summary.image = container.config().image;
-    // A name that has moved on to another image no longer says what runs here.
-    if (const auto resolved = core_.resolve_image(summary.image); !resolved || *resolved != container.image_id) {
-        summary.image = container.image_id;
+    // A name that has moved on to another image no longer says what runs here. Many containers have the same image:
+    // what was looked up last is remembered as long as nothing changes.
+    if (resolved_revision_ != core_.revision || resolved_name_ != summary.image) {
+        const auto resolved = core_.resolve_image(summary.image);
+        resolved_name_ = summary.image;
+        resolved_id_ = resolved ? *resolved : std::string();
+        resolved_revision_ = core_.revision;
     }
+    if (resolved_id_ != container.image_id) summary.image = container.image_id;
     summary.image_id = container.image_id;
     summary.command = command_text(container);
     summary.created = container.created;
     summary.state = shown_state(container);
     summary.status = status_text(container, now);
-    summary.ports = port_views(container);
+    summary.ports = shown_ports(core_, container);
     summary.labels = container.config().labels;
     summary.network_mode = container.host_config().network_mode;
+    if (const SandboxPtr sandbox = sandbox_of(container)) summary.sandbox = sandbox->name;
     summary.networks = network_views(core_, container);
     summary.mounts = container.mounts;
     return summary;
@@ -184,8 +182,9 @@ asio::awaitable<Result<ContainerView>> ContainerService::inspect(std::string ref
     }
     view.mounts = container.mounts;
     view.sandbox_id = container.sandbox_id;
+    if (const SandboxPtr sandbox = sandbox_of(container)) view.sandbox = sandbox->name;
     view.networks = network_views(core_, container);
-    view.ports = port_views(container);
+    view.ports = shown_ports(core_, container);
     if (auto root = core_.images->layers().root_filesystem(container.id, container.diff_ids)) {
         view.lower_directories = std::move(root->lowers);
         view.upper_directory = std::move(root->upper);
@@ -209,7 +208,7 @@ asio::awaitable<Result<ContainerView>> ContainerService::inspect(std::string ref
 asio::awaitable<Result<std::vector<ContainerSummary>>> ContainerService::list(ListOptions options) {
     const Filters& filters = options.filters;
     CO_CHECK(check_filters(filters, {"ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation",
-                                     "label", "name", "network", "publish", "since", "status", "volume"}));
+                                     "label", "name", "network", "publish", "sandbox", "since", "status", "volume"}));
     const auto values = [&](const char* key) -> const std::vector<std::string>* {
         const auto found = filters.find(key);
         return found == filters.end() || found->second.empty() ? nullptr : &found->second;
@@ -282,6 +281,12 @@ asio::awaitable<Result<std::vector<ContainerSummary>>> ContainerService::list(Li
                        return one == mode || network_id(core_, mode) == one;
                    });
         }
+        if (const auto* wanted = values("sandbox")) {
+            const SandboxPtr sandbox = sandbox_of(*container);
+            good = good && sandbox && contains_any(*wanted, [&](const std::string& one) {
+                       return one == sandbox->name || (!one.empty() && sandbox->id.starts_with(one));
+                   });
+        }
         if (const auto* wanted = values("health")) {
             good = good && contains_any(*wanted, [&](const std::string& one) {
                        return container->health ? container->health->status == one : one == "none";
@@ -317,71 +322,22 @@ asio::awaitable<Result<std::vector<ContainerSummary>>> ContainerService::list(Li
 
 asio::awaitable<Result<TopResult>> ContainerService::top(std::string reference, std::string ps_arguments) {
     CO_TRY(const ContainerPtr container, core_.containers.find(reference));
-    if (!container->is_running() || container->pid == 0)
-        co_return fail(Code::conflict, "container " + container->id + " is not running");
+    const auto not_running = [&] { return fail(Code::conflict, "container " + container->id + " is not running"); };
+    if (!container->is_running() || container->pid == 0) co_return not_running();
     if (container->phase == Phase::restarting)
         co_return fail(Code::conflict,
                        "container " + reference + " is restarting, wait until the container is running");
     const std::string cgroup = spec_input(*container).cgroup_parent + "/" + container->id;
-    co_return co_await core_.pool.run(
+    auto listed = co_await core_.pool.run(
         [cgroup, arguments = std::move(ps_arguments)] { return list_processes(cgroup, arguments); });
-}
-
-asio::awaitable<Result<StatsView>> ContainerService::stats(std::string reference) {
-    CO_TRY(const ContainerPtr container, core_.containers.find(reference));
-    StatsView view;
-    view.read = wall_now();
-    view.id = container->id;
-    view.name = container->name;
-    const std::shared_ptr<supervisor::ShimClient> shim = container->shim;
-    if (!container->is_running() || !shim) co_return view;
-    CO_TRY(const supervisor::Stats stats, co_await shim->stats(container->id));
-    view.read = stats.read_at;
-    view.pids = stats.pids_current;
-    view.pids_limit = stats.pids_limit;
-    view.cpu_total_ns = stats.cpu_total_ns;
-    view.cpu_user_ns = stats.cpu_user_ns;
-    view.cpu_system_ns = stats.cpu_system_ns;
-    view.throttled_periods = stats.cpu_throttled_periods;
-    view.periods = stats.cpu_periods;
-    view.throttled_ns = stats.cpu_throttled_ns;
-    view.memory_bytes = stats.memory_usage_bytes;
-    view.memory_max_bytes = stats.memory_max_usage_bytes;
-    view.memory_limit_bytes = stats.memory_limit_bytes;
-    view.memory_details = stats.memory_stat;
-    view.online_cpus = static_cast<unsigned>(::sysconf(_SC_NPROCESSORS_ONLN));
-    view.host_cpu_ns = host_cpu_time_ns();
-    co_return view;
+    // It can have ended, and the news be on its way.
+    if (listed ? listed->processes.empty() : listed.error().code() == Code::not_found) co_return not_running();
+    co_return listed;
 }
 
 asio::awaitable<Result<std::vector<Timing>>> ContainerService::timings(std::string reference) {
     CO_TRY(const ContainerPtr container, core_.containers.find(reference));
     co_return container->timings;
-}
-
-asio::awaitable<Result<PruneResult>> ContainerService::prune(Filters filters) {
-    CO_CHECK(check_filters(filters, {"label", "label!", "until"}));
-    std::optional<WallTime> until;
-    if (const auto found = filters.find("until"); found != filters.end() && !found->second.empty()) {
-        CO_TRY(until, parse_until(found->second.front()));
-    }
-    PruneResult result;
-    for (const ContainerPtr& container : core_.containers.all()) {
-        if (container->is_alive()) continue;
-        if (until && container->created > *until) continue;
-        const StringMap& labels = container->config().labels;
-        if (filters.contains("label") && !labels_match(labels, filters["label"])) continue;
-        if (filters.contains("label!") &&
-            std::ranges::any_of(filters["label!"], [&](const std::string& one) { return labels_match(labels, {one}); }))
-            continue;
-        auto size =
-            co_await core_.pool.run([this, id = container->id] { return core_.images->layers().upper_size(id); });
-        if (!co_await remove(container->id, {})) continue;
-        result.deleted.push_back(container->id);
-        if (size) result.space_reclaimed_bytes += static_cast<std::int64_t>(*size);
-    }
-    core_.publish("container", "prune", "", {{"reclaimed", std::to_string(result.space_reclaimed_bytes)}});
-    co_return result;
 }
 
 }  // namespace wherry::engine

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "engine/core.hpp"
+#include "engine/health.hpp"
+#include "engine/sandbox_service.hpp"
 #include "engine/spec_builder.hpp"
 #include "engine/volume_service.hpp"
 
@@ -15,7 +17,8 @@ namespace wherry::engine {
 
 class ContainerService final : public Containers {
   public:
-    ContainerService(Core& core, VolumeService& volumes) : core_(core), volumes_(volumes) {}
+    ContainerService(Core& core, VolumeService& volumes, SandboxService& sandboxes)
+        : core_(core), volumes_(volumes), sandboxes_(sandboxes) {}
 
     asio::awaitable<Result<CreateResult>> create(CreateRequest request) override;
     asio::awaitable<Result<Outcome>> start(std::string reference) override;
@@ -23,6 +26,8 @@ class ContainerService final : public Containers {
     asio::awaitable<Result<>> kill(std::string reference, std::string signal) override;
     asio::awaitable<Result<>> restart(std::string reference, StopOptions options) override;
     asio::awaitable<Result<>> remove(std::string reference, RemoveOptions options) override;
+    asio::awaitable<Result<std::vector<RemovedContainer>>> list_removed(bool with_size) override;
+    asio::awaitable<Result<std::string>> restore(std::string reference, std::string name) override;
     asio::awaitable<Result<>> pause(std::string reference) override;
     asio::awaitable<Result<>> unpause(std::string reference) override;
     asio::awaitable<Result<>> rename(std::string reference, std::string name) override;
@@ -43,11 +48,19 @@ class ContainerService final : public Containers {
                                                                       ExecStartOptions options) override;
     asio::awaitable<Result<ExecView>> exec_inspect(std::string id) override;
     asio::awaitable<Result<>> exec_resize(std::string id, unsigned height, unsigned width) override;
+    asio::awaitable<Result<PathStat>> stat_path(std::string reference, std::string path) override;
+    asio::awaitable<Result<std::unique_ptr<ArchiveTransfer>>> read_archive(std::string reference, std::string path,
+                                                                           Fd out) override;
+    asio::awaitable<Result<>> write_archive(std::string reference, std::string path, ExtractOptions options,
+                                            Fd archive) override;
+    asio::awaitable<Result<std::unique_ptr<ArchiveTransfer>>> export_root(std::string reference, Fd out) override;
+    asio::awaitable<Result<std::vector<FileChange>>> changes(std::string reference) override;
     asio::awaitable<Result<std::string>> why(std::string reference) override;
     asio::awaitable<Result<std::vector<Timing>>> timings(std::string reference) override;
 
     // At the daemon's start, after the records were read: brings records and what is there into agreement.
     asio::awaitable<Result<>> reconcile();
+    asio::awaitable<void> expire_kept();  // as long as the daemon lives
     // Restart policies of a daemon that starts.
     void apply_restart_policies();
     void close();  // ends waits and streams; containers go on
@@ -76,6 +89,10 @@ class ContainerService final : public Containers {
     Result<std::string> seccomp_path(const Container& container);
     NetworkKind network_kind(const Container& container) const;
     Result<ContainerPtr> shared_container(const std::string& mode) const;
+    // The one it shares with others; nullptr for a container that is a sandbox of its own.
+    SandboxPtr sandbox_of(const Container& container) const { return core_.sandboxes.by_id(container.sandbox_id); }
+    // Where the hosts, hostname and resolv.conf of its network are: its own or those of whom it joined.
+    std::string network_files_of(const Container& container) const;
     std::string hostname_of(const Container& container) const;
 
     // container_end
@@ -91,15 +108,36 @@ class ContainerService final : public Containers {
     // container_stop
     asio::awaitable<Result<Outcome>> stop_locked(ContainerPtr container, StopOptions options);
     asio::awaitable<Result<>> send_signal(ContainerPtr container, int signal);
-    asio::awaitable<Result<>> remove_record(ContainerPtr container, bool volumes);
-    asio::awaitable<void> remove_files(ContainerPtr container, std::vector<std::string> volumes);
+    enum class Keep : std::uint8_t { nothing, for_a_while };
+    asio::awaitable<Result<>> remove_record(ContainerPtr container, bool volumes, Keep keep);
+    asio::awaitable<void> remove_files(ContainerPtr container, std::vector<std::string> volumes, bool kept);
+
+    // container_undelete
+    store::Record kept_record(const Container& container, WallTime removed_at) const;
+    void note_kept(const Container& container);
+    asio::awaitable<void> keep_files(ContainerPtr container);
+    asio::awaitable<std::int64_t> expire(std::string id);  // bytes freed
+    asio::awaitable<PruneResult> prune_kept(const Filters& filters, std::optional<WallTime> until);
+    Result<std::string> find_kept(const std::string& reference) const;
+    asio::awaitable<Result<>> reconcile_kept();
+
+    // container_health
+    asio::awaitable<void> watch_health(ContainerPtr container, HealthPlan plan, std::uint64_t run);
+    asio::awaitable<void> end_probe(ContainerPtr container, std::string exec_id,
+                                    std::shared_ptr<supervisor::ShimClient> shim);
+    asio::awaitable<HealthLogEntry> probe_health(ContainerPtr container, HealthPlan plan);
 
     // container_exec
     Result<std::pair<ContainerPtr, std::shared_ptr<Exec>>> find_exec(const std::string& id) const;
     asio::awaitable<void> watch_exec(ContainerPtr container, std::shared_ptr<Exec> exec,
                                      std::shared_ptr<supervisor::ShimClient> shim);
 
+    // container_copy
+    asio::awaitable<Result<std::shared_ptr<RootHelper>>> start_copy(ContainerPtr container, image::CopyJob job,
+                                                                    Fd input, Fd output);
+
     // reconcile
+    asio::awaitable<void> leave_shim(ContainerPtr container, std::shared_ptr<supervisor::ShimClient> shim);
     void adopt_exec(const ContainerPtr& container, const supervisor::ExecState& state,
                     std::shared_ptr<supervisor::ShimClient> shim);
 
@@ -111,7 +149,11 @@ class ContainerService final : public Containers {
 
     Core& core_;
     VolumeService& volumes_;
+    SandboxService& sandboxes_;
     bool closing_ = false;
+    // The last image name that summarize() looked up.
+    mutable std::string resolved_name_, resolved_id_;
+    mutable std::uint64_t resolved_revision_ = ~std::uint64_t{0};
 };
 
 }  // namespace wherry::engine

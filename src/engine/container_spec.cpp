@@ -66,6 +66,20 @@ void members(C& c, LogConfig& v) {
 }
 
 template <class C>
+void members(C& c, SandboxSpec& v) {
+    c("Hostname", v.hostname);
+    c("Domainname", v.domainname);
+    c("NetworkMode", v.network_mode);
+    c("PortBindings", v.port_bindings);
+    c("Dns", v.dns);
+    c("DnsOptions", v.dns_options);
+    c("DnsSearch", v.dns_search);
+    c("ExtraHosts", v.extra_hosts);
+    c("Labels", v.labels);
+    c("SharePid", v.share_pid);
+}
+
+template <class C>
 void members(C& c, DeviceMapping& v) {
     c("PathOnHost", v.path_on_host);
     c("PathInContainer", v.path_in_container);
@@ -295,6 +309,14 @@ Result<HostConfig> decode_host_config(const json::object& object, const std::str
 
 Result<NetworkingConfig> decode_networking_config(const json::object& object, const std::string& path) {
     return codec::decode<NetworkingConfig>(object, path);
+}
+
+Result<SandboxSpec> decode_sandbox_spec(const json::object& object, const std::string& path) {
+    return codec::decode<SandboxSpec>(object, path);
+}
+
+json::object encode_sandbox_spec(const SandboxSpec& spec) {
+    return codec::encode(spec);
 }
 
 Result<ContainerSpec> decode_create_request(const json::object& body) {

@@ -220,6 +220,22 @@ struct ContainerSpec {
     NetworkingConfig networking;
 };
 
+// What the containers of a sandbox have in common.
+struct SandboxSpec {
+    std::string hostname;  // empty: the sandbox's name, where that can be one
+    std::string domainname;
+    std::string network_mode = "bridge";  // or "none", "host"
+    std::map<std::string, std::vector<PortBinding>> port_bindings;
+    Strings dns;
+    Strings dns_options;
+    Strings dns_search;
+    Strings extra_hosts;
+    StringMap labels;
+    bool share_pid = false;  // one numbering of processes; always shared are network, ipc and uts
+};
+Result<SandboxSpec> decode_sandbox_spec(const json::object& object, const std::string& path = {});
+json::object encode_sandbox_spec(const SandboxSpec& spec);
+
 // The body of POST /containers/create: Config's members at the top, HostConfig and NetworkingConfig beside them.
 Result<ContainerSpec> decode_create_request(const json::object& body);
 

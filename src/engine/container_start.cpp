@@ -9,6 +9,8 @@
 #include "confine/seccomp_profile.hpp"
 #include "engine/container_service.hpp"
 #include "engine/crash_point.hpp"
+#include "engine/network_files.hpp"
+#include "engine/root_helper.hpp"
 #include "engine/security.hpp"
 #include "engine/validate.hpp"
 #include "net/files.hpp"
@@ -68,11 +70,25 @@ NetworkKind ContainerService::network_kind(const Container& container) const {
     const std::string& mode = container.host_config().network_mode;
     if (mode == "host") return NetworkKind::host;
     if (mode == "none") return NetworkKind::none;
+    if (is_sandbox_mode(mode)) return NetworkKind::sandbox;
     return mode.starts_with("container:") ? NetworkKind::container : NetworkKind::bridge;
+}
+
+std::string ContainerService::network_files_of(const Container& container) const {
+    if (const SandboxPtr sandbox = sandbox_of(container))
+        return sandbox_paths(core_.options.data_root, core_.options.exec_root, sandbox->id).directory;
+    // Whom it joined has joined somebody earlier: no circle.
+    if (network_kind(container) == NetworkKind::container) {
+        if (const auto other = shared_container(container.host_config().network_mode);
+            other && other->get() != &container)
+            return network_files_of(**other);
+    }
+    return paths(container).directory;
 }
 
 std::string ContainerService::hostname_of(const Container& container) const {
     if (!container.config().hostname.empty()) return container.config().hostname;
+    if (const SandboxPtr sandbox = sandbox_of(container)) return sandbox_hostname(*sandbox);
     const HostConfig& host = container.host_config();
     if (host.network_mode == "host" || host.uts_mode == "host") {
         if (const auto name = read_file("/proc/sys/kernel/hostname")) return name->substr(0, name->find('\n'));
@@ -103,6 +119,18 @@ SpecInput ContainerService::spec_input(const Container& container) const {
         const auto other = shared_container(mode);
         return other && (*other)->pid > 0 ? process_namespace((*other)->pid, name) : std::string{};
     };
+    if (const SandboxPtr sandbox = sandbox_of(container)) {
+        input.in_sandbox = true;
+        input.shared_memory =
+            sandbox_paths(core_.options.data_root, core_.options.exec_root, sandbox->id).shared_memory;
+        if (sandbox->spec.network_mode == "host") input.network = NetworkKind::host;
+    }
+    if (input.in_sandbox || input.network == NetworkKind::container) {
+        const std::string directory = network_files_of(container);
+        input.hosts_file = directory + "/hosts";
+        input.resolv_conf_file = directory + "/resolv.conf";
+        input.hostname_file = directory + "/hostname";
+    }
     input.pid_namespace = joined(host.pid_mode, "pid");
     input.ipc_namespace = joined(host.ipc_mode, "ipc");
     input.uts_namespace = joined(host.uts_mode, "uts");
@@ -132,6 +160,7 @@ Result<std::string> ContainerService::seccomp_path(const Container& container) {
 }
 
 asio::awaitable<Result<std::shared_ptr<supervisor::ShimClient>>> ContainerService::spawn_shim(ContainerPtr container) {
+    if (const SandboxPtr sandbox = sandbox_of(*container)) co_return co_await sandboxes_.enter(sandbox);
     const std::string directory = paths(*container).sandbox;
     CO_CHECK(make_directories(directory, 0700));
     co_return co_await supervisor::ShimClient::spawn(core_.executor, {.binary = core_.options.shim_path,
@@ -150,6 +179,12 @@ asio::awaitable<Result<ContainerService::Prepared>> ContainerService::prepare(Co
         if (!other->is_running() || other->pid == 0) {
             co_return fail(Code::conflict, "cannot join the namespaces of a non running container: container " +
                                                other->name + " is not running");
+        }
+        const std::string& theirs = other->host_config().ipc_mode;
+        if (mode == &host.ipc_mode && (theirs == "private" || theirs == "none")) {
+            co_return fail(Code::conflict, "can't join IPC of container " + other->id +
+                                               ": non-shareable IPC (hint: use IpcMode:shareable for the donor "
+                                               "container)");
         }
         if (mode == &host.network_mode) network_pid = other->pid;
     }
@@ -187,13 +222,7 @@ Result<> ContainerService::fill(const Container& container, SpecInput& input, in
             hosts.addresses.push_back(attachment.endpoint.address);
             if (attachment.endpoint.address6.is_set()) hosts.addresses.push_back(attachment.endpoint.address6);
             gateway = attachment.endpoint.gateway;
-            std::vector<net::PortRequest> requests;
-            for (const auto& [port, bindings] : host_config.port_bindings) {
-                for (const PortBinding& binding : bindings) {
-                    requests.push_back(TRY(net::parse_binding(port, binding.host_ip, binding.host_port)));
-                }
-                if (bindings.empty()) requests.push_back(TRY(net::parse_binding(port, "", "")));
-            }
+            std::vector<net::PortRequest> requests = TRY(wished_ports(host_config.port_bindings));
             if (host_config.publish_all_ports) {
                 for (const std::string& port : container.config().exposed_ports) {
                     if (!host_config.port_bindings.contains(port))
@@ -210,28 +239,22 @@ Result<> ContainerService::fill(const Container& container, SpecInput& input, in
             prepared.netns = TRY(open_file(process_namespace(network_pid, "net"), O_RDONLY));
             break;
         case NetworkKind::none:
+        case NetworkKind::sandbox:  // its shim has the namespace
             break;
     }
 
-    if (input.network == NetworkKind::container) {
-        // The other's files: the same names for the same addresses.
-        const std::string other = core_.options.data_root + "/containers/" + host_config.network_mode.substr(10);
-        input.hosts_file = other + "/hosts";
-        input.resolv_conf_file = other + "/resolv.conf";
-        input.hostname_file = other + "/hostname";
-    } else {
-        for (const std::string& entry : host_config.extra_hosts)
-            hosts.extra.push_back(TRY(net::parse_extra_host(entry, gateway)));
-        net::ResolverOverrides overrides{
-            .servers = host_config.dns, .search = host_config.dns_search, .options = host_config.dns_options};
-        if (overrides.servers.empty()) overrides.servers = core_.options.dns;
-        if (overrides.search.empty()) overrides.search = core_.options.dns_search;
-        if (overrides.options.empty()) overrides.options = core_.options.dns_options;
-        const net::ResolverConfig resolver =
-            net::container_resolver(TRY(net::read_host_resolver()), overrides, resolver_network);
-        TRY(write_file_atomic(where.hosts, net::make_hosts_file(hosts), 0644, Durability::none));
-        TRY(write_file_atomic(where.hostname, net::make_hostname_file(input.hostname), 0644, Durability::none));
-        TRY(write_file_atomic(where.resolv_conf, net::make_resolver_file(resolver), 0644, Durability::none));
+    // Who shares a network has the other's files: the same names for the same addresses.
+    if (input.network != NetworkKind::container && !input.in_sandbox) {
+        TRY(write_network_files(core_.options, {.hostname_path = where.hostname,
+                                                .hosts_path = where.hosts,
+                                                .resolv_conf_path = where.resolv_conf,
+                                                .hosts = std::move(hosts),
+                                                .gateway = gateway,
+                                                .resolver = resolver_network,
+                                                .extra_hosts = host_config.extra_hosts,
+                                                .dns = host_config.dns,
+                                                .dns_search = host_config.dns_search,
+                                                .dns_options = host_config.dns_options}));
     }
     for (const MountPoint& point : container.mounts) {
         if (point.type == "bind" && !path_exists(point.source)) {
@@ -260,7 +283,7 @@ Result<> ContainerService::fill(const Container& container, SpecInput& input, in
     request.stdin_open = container.config().open_stdin;
     request.stdin_once = container.config().stdin_once;
     request.init = host_config.init.value_or(false);
-    ::unlink(where.exit_record.c_str());  // of an earlier run
+    for (const std::string& of_earlier_run : {where.exit_record, where.started}) ::unlink(of_earlier_run.c_str());
     return {};
 }
 
@@ -277,6 +300,13 @@ void ContainerService::let_go(const std::string& sandbox_id, const std::optional
 asio::awaitable<void> ContainerService::undo_launch(ContainerPtr container,
                                                     std::shared_ptr<supervisor::ShimClient> shim,
                                                     std::shared_ptr<Prepared> prepared) {
+    if (sandbox_of(*container)) {  // others may live in it
+        if (shim) {
+            std::ignore = co_await shim->remove({.container_id = container->id, .force = true});
+            shim->close();
+        }
+        co_return;
+    }
     if (shim) {
         std::ignore = co_await shim->shutdown();
         shim->close();
@@ -290,6 +320,8 @@ asio::awaitable<void> ContainerService::undo_launch(ContainerPtr container,
 
 asio::awaitable<Result<>> ContainerService::launch(ContainerPtr container) {
     while (container->exit_pending) co_await container->changed.wait();  // the last run's leftovers
+    // A copy that outlived the last run still has its mounts: the start is more important.
+    if (container->copying > 0) co_await end_copies(container);
     const Phase before = container->phase;
     if (container->phase != Phase::restarting) container->phase = Phase::starting;
     container->error.clear();
@@ -304,6 +336,7 @@ asio::awaitable<Result<>> ContainerService::launch(ContainerPtr container) {
         if (ran_before) container->finished_at = wall_now();
         save(*container);
         container->changed.notify_all();
+        sandboxes_.settle_later(container->sandbox_id);
         log_warn("container.start_failed", {{"id", container->id}, {"error", launched.error()}});
     }
     co_return launched;
@@ -353,11 +386,15 @@ asio::awaitable<Result<>> ContainerService::launch_steps(ContainerPtr container)
     if (!running) {
         container->endpoint.reset();
         container->ports.clear();
+        // NOLINTNEXTLINE(bugprone-use-after-move): what was moved is its error, which it has no more than a value
         co_await undo_launch(container, shim, prepared ? std::make_shared<Prepared>(std::move(*prepared)) : nullptr);
         Code code = running.error().code();
         if (oci::failure_kind(running.error()) != oci::FailureKind::other) code = Code::invalid_argument;
         co_return std::unexpected(std::move(running).error().context("failed to start container").with_code(code));
     }
+    // Nobody waits for the record that says so; whoever was told of the start is right even when shim and daemon die
+    // now.
+    std::ignore = open_file(paths(*container).started, O_WRONLY | O_CREAT, 0600);
     container->pid = running->pid;
     container->started_at = running->started_at;
     container->finished_at = WallTime{};
@@ -365,6 +402,7 @@ asio::awaitable<Result<>> ContainerService::launch_steps(ContainerPtr container)
     container->exit_code = 0;
     container->exit_signal = 0;
     container->phase = Phase::running;
+    container->health.reset();
     for (const auto& [pid, syscall] : core_.recent_denials) {
         if (pid == container->pid) container->denied_syscall = syscall;
     }
@@ -406,7 +444,7 @@ asio::awaitable<Result<Outcome>> ContainerService::start(std::string reference) 
     Result<> launched = co_await launch(container);
     if (!launched) {
         // A container that was to remove itself does so when it cannot even start.
-        if (container->host_config().auto_remove) std::ignore = co_await remove_record(container, true);
+        if (container->host_config().auto_remove) std::ignore = co_await remove_record(container, true, Keep::nothing);
         co_return std::unexpected(std::move(launched).error());
     }
     co_return Outcome::changed;

@@ -6,6 +6,7 @@
 #include "engine/container_service.hpp"
 #include "engine/crash_point.hpp"
 #include "engine/names.hpp"
+#include "engine/root_helper.hpp"
 #include "engine/validate.hpp"
 #include "supervisor/log.hpp"
 
@@ -87,6 +88,7 @@ asio::awaitable<Result<Outcome>> ContainerService::stop_locked(ContainerPtr cont
         container->wanted = false;
         container->phase = Phase::exited;
         container->changed.notify_all();
+        sandboxes_.settle_later(container->sandbox_id);
         CO_CHECK(co_await save_durably(*container));
         co_return Outcome::changed;
     }
@@ -150,6 +152,7 @@ asio::awaitable<Result<>> ContainerService::kill(std::string reference, std::str
         container->wanted = false;
         container->phase = Phase::exited;
         container->changed.notify_all();
+        sandboxes_.settle_later(container->sandbox_id);
         co_return co_await save_durably(*container);
     }
     if (!container->is_running()) {
@@ -212,8 +215,10 @@ asio::awaitable<Result<>> ContainerService::pause(std::string reference) {
     if (container->phase != Phase::running || !container->shim)
         co_return fail(Code::conflict, "Container " + reference + " is not running");
     CO_CHECK(co_await container->shim->pause(container->id), "cannot pause container " + reference);
+    crash_point("pause.paused");
     if (container->phase == Phase::running) container->phase = Phase::paused;
-    save(*container);
+    // A daemon that finds it paused without this goes on with it.
+    CO_CHECK(co_await save_durably(*container));
     core_.publish(*container, "pause");
     container->changed.notify_all();
     co_return Result<>{};
@@ -260,6 +265,17 @@ asio::awaitable<Result<Strings>> ContainerService::update(std::string reference,
     HostConfig& host = container->spec.host_config;
     Resources changed = host.resources;
     const Resources& asked = request.resources;
+    const auto conflict = [&](const std::string& what) {
+        return fail(Code::conflict, "Cannot update container " + container->id + ": " + what);
+    };
+    if (changed.nano_cpus != 0 && (asked.cpu_period != 0 || asked.cpu_quota != 0)) {
+        co_return conflict(std::string("Conflicting options: CPU ") + (asked.cpu_period != 0 ? "Period" : "Quota") +
+                           " cannot be updated as NanoCPUs has already been set");
+    }
+    if (asked.nano_cpus != 0 && (changed.cpu_period != 0 || changed.cpu_quota != 0)) {
+        co_return conflict(std::string("Conflicting options: Nano CPUs cannot be updated as CPU ") +
+                           (changed.cpu_period != 0 ? "Period" : "Quota") + " has already been set");
+    }
     if (asked.cpu_shares != 0) changed.cpu_shares = asked.cpu_shares;
     if (asked.nano_cpus != 0) changed.nano_cpus = asked.nano_cpus;
     if (asked.cpu_period != 0) changed.cpu_period = asked.cpu_period;
@@ -269,9 +285,9 @@ asio::awaitable<Result<Strings>> ContainerService::update(std::string reference,
     if (asked.memory != 0) {
         if (asked.memory > changed.memory && changed.memory_swap > 0 && asked.memory_swap == 0 &&
             asked.memory > changed.memory_swap) {
-            co_return fail(Code::invalid_argument,
-                           "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at "
-                           "the same time");
+            co_return conflict(
+                "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same "
+                "time");
         }
         changed.memory = asked.memory;
     }
@@ -283,6 +299,8 @@ asio::awaitable<Result<Strings>> ContainerService::update(std::string reference,
     RestartPolicy policy = host.restart_policy;
     if (request.restart_policy && !request.restart_policy->name.empty()) {
         policy = *request.restart_policy;
+        if (host.auto_remove && policy.name != "no")
+            co_return conflict("Restart policy cannot be updated because AutoRemove is enabled for the container");
         CO_CHECK(check_restart_policy(policy, host.auto_remove));
     }
     if (container->is_running() && container->shim) {
@@ -300,7 +318,7 @@ asio::awaitable<Result<Strings>> ContainerService::update(std::string reference,
 
 // The record goes first: from then on the container is gone for everybody, and what is left of it on disk is rubbish
 // that this daemon, or the next one at its start, clears away.
-asio::awaitable<Result<>> ContainerService::remove_record(ContainerPtr container, bool volumes) {
+asio::awaitable<Result<>> ContainerService::remove_record(ContainerPtr container, bool volumes, Keep keep) {
     store::Transaction transaction{store::Remove{.kind = std::string(container_kind), .key = container->id}};
     std::vector<std::string> gone;
     if (volumes) {
@@ -312,6 +330,8 @@ asio::awaitable<Result<>> ContainerService::remove_record(ContainerPtr container
             gone.push_back(name);
         }
     }
+    const bool kept = keep == Keep::for_a_while && core_.options.undelete_period.count() > 0;
+    if (kept) transaction.push_back(store::Put{kept_record(*container, wall_now())});
     container->removed = true;  // nothing is saved any more behind the removal
     crash_point("remove.begin");
     if (auto done = co_await core_.journal->commit(std::move(transaction)); !done) {
@@ -322,18 +342,25 @@ asio::awaitable<Result<>> ContainerService::remove_record(ContainerPtr container
     for (const std::string& name : gone) core_.volumes.erase(name);
     core_.containers.remove(container);
     container->gone = true;
+    sandboxes_.settle_later(container->sandbox_id);
     core_.publish(*container, "destroy");
     for (const std::string& name : gone) core_.publish("volume", "destroy", name, {{"driver", "local"}});
     container->changed.notify_all();
-    core_.gate.spawn(remove_files(container, std::move(gone)));
+    if (kept) {
+        note_kept(*container);
+        core_.gate.spawn(keep_files(container));
+    }
+    core_.gate.spawn(remove_files(container, std::move(gone), kept));
     co_return Result<>{};
 }
 
-asio::awaitable<void> ContainerService::remove_files(ContainerPtr container, std::vector<std::string> volumes) {
+asio::awaitable<void> ContainerService::remove_files(ContainerPtr container, std::vector<std::string> volumes,
+                                                     bool kept) {
     while (container->exit_pending && !closing_) co_await container->changed.wait();
     crash_point("remove.files");
-    std::ignore = co_await core_.pool.run([this, id = container->id, volumes]() -> Result<> {
-        Result<> removed = core_.images->layers().remove_container(id);
+    std::ignore = co_await core_.pool.run([this, id = container->id, volumes, kept]() -> Result<> {
+        Result<> removed;
+        if (!kept) removed = core_.images->layers().remove_container(id);
         if (!removed) log_warn("container.files_left", {{"id", id}, {"error", removed.error()}});
         for (const std::string& name : volumes) std::ignore = remove_tree(core_.volume_directory(name));
         return {};
@@ -345,6 +372,7 @@ asio::awaitable<Result<>> ContainerService::remove(std::string reference, Remove
     if (container->phase == Phase::removing) {
         co_return fail(Code::conflict, "removal of container " + reference + " is already in progress");
     }
+    if (options.force && container->copying > 0) co_await end_copies(container);
     if (options.force && container->is_alive()) {
         container->manually_stopped = true;
         container->wanted = false;
@@ -379,7 +407,7 @@ asio::awaitable<Result<>> ContainerService::remove(std::string reference, Remove
         if (container->is_alive()) co_return fail(Code::internal, "could not kill container " + container->id);
         if (container->removed) co_return Result<>{};
     }
-    co_return co_await remove_record(container, options.volumes);
+    co_return co_await remove_record(container, options.volumes, options.discard ? Keep::nothing : Keep::for_a_while);
 }
 
 }  // namespace wherry::engine

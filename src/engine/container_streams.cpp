@@ -190,7 +190,8 @@ asio::awaitable<Result<>> ContainerService::resize(std::string reference, unsign
     if (height > 65535 || width > 65535) co_return fail(Code::invalid_argument, "invalid terminal size");
     const std::shared_ptr<supervisor::ShimClient> shim = container->shim;
     if (!container->is_running() || !shim)
-        co_return fail(Code::conflict, "container " + container->id + " is not running");
+        co_return fail(Code::conflict, "Container " + container->id + " is not running");
+    if (!container->config().tty) co_return Result<>{};  // nothing to resize, and nothing wrong with asking
     CO_CHECK(co_await shim->resize({.container_id = container->id,
                                     .width = static_cast<std::uint16_t>(width),
                                     .height = static_cast<std::uint16_t>(height)}));

@@ -15,7 +15,12 @@ asio::awaitable<Result<std::string>> ContainerService::why(std::string reference
         });
         if (looked) finding = std::move(*looked);
     }
-    co_return explain(*container, finding);
+    std::string sentence = explain(*container, finding);
+    if (const SandboxPtr sandbox = sandbox_of(*container)) {
+        if (sentence.ends_with('.')) sentence.pop_back();
+        sentence += " (in the sandbox " + sandbox->name + ").";
+    }
+    co_return sentence;
 }
 
 }  // namespace wherry::engine

@@ -13,8 +13,10 @@
 #include <vector>
 
 #include "base/clock.hpp"
+#include "base/fd.hpp"
 #include "base/result.hpp"
 #include "engine/container_spec.hpp"
+#include "engine/copy.hpp"
 #include "engine/events.hpp"
 #include "engine/mount_point.hpp"
 #include "engine/stdio.hpp"
@@ -43,6 +45,18 @@ struct StopOptions {
 struct RemoveOptions {
     bool force = false;
     bool volumes = false;  // anonymous ones too
+    bool discard = false;  // for good: nothing is kept for restore()
+};
+
+// A container that was removed and can still be had back.
+struct RemovedContainer {
+    std::string id;
+    std::string name;
+    std::string image;  // as the user named it
+    WallTime created;
+    WallTime removed_at;
+    WallTime expires_at;
+    std::optional<std::int64_t> size_rw_bytes;  // when asked for
 };
 
 enum class WaitCondition : std::uint8_t { not_running, next_exit, removed };
@@ -162,6 +176,7 @@ struct ContainerView {
     HostConfig host_config;
     std::vector<MountPoint> mounts;
     std::string sandbox_id;
+    std::string sandbox;                           // name of the one it shares with others; empty: none
     std::map<std::string, EndpointView> networks;  // by name
     std::vector<PublishedPort> ports;
     std::optional<std::int64_t> size_rw_bytes;  // when asked for
@@ -190,6 +205,7 @@ struct ContainerSummary {
     std::vector<PublishedPort> ports;
     StringMap labels;
     std::string network_mode;
+    std::string sandbox;  // name of the one it shares with others; empty: none
     std::map<std::string, EndpointView> networks;
     std::vector<MountPoint> mounts;
     std::optional<std::int64_t> size_rw_bytes;
@@ -244,7 +260,19 @@ struct Timing {
     std::int64_t duration_ns = 0;
 };
 
-// One reading of a container's cgroups; counters grow, nanoseconds and bytes.
+struct InterfaceStats {
+    std::uint64_t received_bytes = 0, received_packets = 0, received_errors = 0, received_dropped = 0;
+    std::uint64_t sent_bytes = 0, sent_packets = 0, sent_errors = 0, sent_dropped = 0;
+};
+
+struct BlockIoStats {
+    std::uint64_t major = 0;
+    std::uint64_t minor = 0;
+    std::string operation;  // "read", "write"
+    std::uint64_t value = 0;
+};
+
+// One reading of a container's cgroups and network; counters grow, nanoseconds and bytes.
 struct StatsView {
     WallTime read;
     std::string id;
@@ -262,7 +290,11 @@ struct StatsView {
     std::uint64_t memory_bytes = 0;
     std::uint64_t memory_max_bytes = 0;
     std::uint64_t memory_limit_bytes = 0;
+    std::uint64_t memory_failures = 0;
     std::map<std::string, std::uint64_t> memory_details;
+    std::vector<BlockIoStats> block_bytes;
+    std::vector<BlockIoStats> block_operations;
+    std::map<std::string, InterfaceStats> interfaces;  // without the loopback; empty with the host's network
 };
 
 class Containers {
@@ -275,6 +307,11 @@ class Containers {
     virtual asio::awaitable<Result<>> kill(std::string reference, std::string signal) = 0;  // "": SIGKILL
     virtual asio::awaitable<Result<>> restart(std::string reference, StopOptions options) = 0;
     virtual asio::awaitable<Result<>> remove(std::string reference, RemoveOptions options) = 0;
+    // Those that restore() still brings back, the last removed first.
+    virtual asio::awaitable<Result<std::vector<RemovedContainer>>> list_removed(bool with_size) = 0;
+    // By id, its prefix, or the name (the last removed of that name). The answer is its id. `name`: a new one; empty:
+    // its own. already_exists when a container has that name.
+    virtual asio::awaitable<Result<std::string>> restore(std::string reference, std::string name) = 0;
     virtual asio::awaitable<Result<>> pause(std::string reference) = 0;
     virtual asio::awaitable<Result<>> unpause(std::string reference) = 0;
     virtual asio::awaitable<Result<>> rename(std::string reference, std::string name) = 0;
@@ -300,6 +337,16 @@ class Containers {
                                                                               ExecStartOptions options) = 0;
     virtual asio::awaitable<Result<ExecView>> exec_inspect(std::string id) = 0;
     virtual asio::awaitable<Result<>> exec_resize(std::string id, unsigned height, unsigned width) = 0;
+
+    // ---- files (copy.hpp). Archives come and go by a descriptor, which is closed at the end. not_found: "Could not
+    // find the file ..."; permission_denied: read-only; invalid_argument: what can't be done there.
+    virtual asio::awaitable<Result<PathStat>> stat_path(std::string reference, std::string path) = 0;
+    virtual asio::awaitable<Result<std::unique_ptr<ArchiveTransfer>>> read_archive(std::string reference,
+                                                                                   std::string path, Fd out) = 0;
+    virtual asio::awaitable<Result<>> write_archive(std::string reference, std::string path, ExtractOptions options,
+                                                    Fd archive) = 0;
+    virtual asio::awaitable<Result<std::unique_ptr<ArchiveTransfer>>> export_root(std::string reference, Fd out) = 0;
+    virtual asio::awaitable<Result<std::vector<FileChange>>> changes(std::string reference) = 0;
 
     // One sentence: why it ended or did not start.
     virtual asio::awaitable<Result<std::string>> why(std::string reference) = 0;

@@ -40,6 +40,7 @@ std::set<std::string> Core::layers_in_use() const {
     std::set<std::string> layers;
     for (const ContainerPtr& container : containers.all())
         layers.insert(container->diff_ids.begin(), container->diff_ids.end());
+    for (const auto& [name, one] : kept) layers.insert(one.diff_ids.begin(), one.diff_ids.end());
     return layers;
 }
 
@@ -58,7 +59,7 @@ Result<std::string> Core::resolve_image(const std::string& reference) const {
     }
     auto parsed = image::parse_reference(reference);
     if (parsed) {
-        if (!parsed->digest.empty()) parsed->digest.clear();  // a digest of a manifest is not kept for loaded images
+        if (!parsed->digest.empty()) parsed->tag.clear();  // the digest says it all
         const auto named = image_names.find(parsed->canonical());
         if (named != image_names.end()) return named->second;
     }
@@ -74,15 +75,26 @@ Result<std::string> Core::resolve_image(const std::string& reference) const {
 Strings Core::names_of_image(const std::string& image_id) const {
     Strings names;
     for (const auto& [name, image] : image_names) {
-        if (image != image_id) continue;
+        if (image != image_id || name.contains('@')) continue;
         const auto parsed = image::parse_reference(name);
         names.push_back(parsed ? parsed->familiar() : name);
     }
     return names;
 }
 
+Strings Core::digests_of_image(const std::string& image_id) const {
+    Strings digests;
+    for (const auto& [name, image] : image_names) {
+        if (image != image_id || !name.contains('@')) continue;
+        const auto parsed = image::parse_reference(name);
+        digests.push_back(parsed ? parsed->familiar() : name);
+    }
+    return digests;
+}
+
 void Core::publish(std::string_view type, std::string_view action, const std::string& subject, StringMap attributes) {
     ++revision;
+    ++activity;
     events.publish({.type = std::string(type),
                     .action = std::string(action),
                     .id = subject,

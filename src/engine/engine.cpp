@@ -9,6 +9,7 @@
 
 #include <filesystem>
 #include <sstream>
+#include <utility>
 
 #include "base/id.hpp"
 #include "base/log.hpp"
@@ -17,7 +18,9 @@
 #include "engine/core.hpp"
 #include "engine/denials.hpp"
 #include "engine/image_service.hpp"
+#include "engine/name_publisher.hpp"
 #include "engine/network_service.hpp"
+#include "engine/sandbox_service.hpp"
 #include "engine/volume_service.hpp"
 #include "store/sqlite_store.hpp"
 
@@ -68,10 +71,13 @@ class EngineImpl final : public Engine {
     explicit EngineImpl(EngineOptions options)
         : core_(std::move(options), pool_threads),
           volumes_(core_),
-          containers_(core_, volumes_),
+          sandboxes_(core_),
+          containers_(core_, volumes_, sandboxes_),
           images_(core_),
           networks_(core_),
-          denials_(core_) {}
+          denials_(core_) {
+        sandboxes_.use(containers_);
+    }
 
     ~EngineImpl() override { core_.pool.join(); }
 
@@ -81,10 +87,12 @@ class EngineImpl final : public Engine {
     Images& images() override { return images_; }
     Volumes& volumes() override { return volumes_; }
     Networks& networks() override { return networks_; }
+    Sandboxes& sandboxes() override { return sandboxes_; }
     EventBus& events() override { return core_.events; }
     asio::awaitable<Result<SystemInfo>> info() override;
     SystemVersion version() const override;
     asio::awaitable<Result<DiskUsage>> disk_usage() override;
+    void reload(EngineOptions options) override;
     asio::awaitable<void> close() override;
 
   private:
@@ -94,10 +102,12 @@ class EngineImpl final : public Engine {
 
     Core core_;
     VolumeService volumes_;
+    SandboxService sandboxes_;
     ContainerService containers_;
     ImageService images_;
     NetworkService networks_;
     DenialLog denials_;
+    std::unique_ptr<NamePublisher> names_;
     Signal closing_;
 };
 
@@ -105,8 +115,8 @@ Result<> EngineImpl::open_blocking() {
     EngineOptions& options = core_.options;
     options.shim_path = find_helper(options.shim_path, "wherry-shim");
     options.unpack_path = find_helper(options.unpack_path, "wherry-unpack");
-    for (const std::string& path :
-         {options.data_root, options.data_root + "/containers", options.data_root + "/volumes"})
+    for (const std::string& path : {options.data_root, options.data_root + "/containers",
+                                    options.data_root + "/volumes", options.data_root + "/removed"})
         TRY(make_directories(path, 0711));
     for (const std::string& path : {options.exec_root, options.exec_root + "/sandboxes"})
         TRY(make_directories(path, 0711));
@@ -117,8 +127,9 @@ Result<> EngineImpl::open_blocking() {
         return fail_errno("locking " + options.data_root);
     }
     core_.store = TRY(store::open_sqlite_store({.path = options.data_root + "/store.db"}));
-    core_.images = TRY(
-        image::ImageStore::open({.data_root = options.data_root, .unpack_program = options.unpack_path, .limits = {}}));
+    core_.images = TRY(image::ImageStore::open({.data_root = options.data_root,
+                                                .unpack_program = options.unpack_path,
+                                                .limits = {.max_bytes = options.max_layer_bytes}}));
     core_.seccomp =
         std::make_unique<confine::SeccompCache>(TRY(confine::SeccompCache::open(options.exec_root + "/seccomp")));
     const confine::CgroupSystem* cgroups = TRY(confine::CgroupSystem::of_this_host());
@@ -157,6 +168,19 @@ Result<> EngineImpl::read_records() {
         } else if (record.kind == volume_kind) {
             auto volume = volume_from_record(record);
             if (volume) core_.volumes.emplace(record.key, std::move(*volume));
+        } else if (record.kind == removed_kind) {
+            auto one = kept_from_record(record);
+            if (one)
+                core_.kept.emplace(record.key, std::move(*one));
+            else
+                log_error("removed_container.unreadable", {{"id", record.key}, {"error", one.error()}});
+        } else if (record.kind == sandbox_kind) {
+            auto sandbox = sandbox_from_record(record);
+            if (!sandbox) {
+                log_error("sandbox.unreadable", {{"id", record.key}, {"error", sandbox.error()}});
+                continue;
+            }
+            if (core_.sandboxes.reserve_name((*sandbox)->name, record.key)) core_.sandboxes.add(std::move(*sandbox));
         } else if (record.kind == image_name_kind) {
             const json::object spec = TRY(parse_json_object(record.spec));
             core_.image_names[record.key] = TRY(JsonReader(spec).string_or("id", ""));
@@ -185,15 +209,25 @@ asio::awaitable<Result<>> EngineImpl::open() {
     co_await volumes_.sweep();
     containers_.apply_restart_policies();
     core_.gate.spawn(keep_firewall());
+    core_.gate.spawn(containers_.expire_kept());
+    if (!core_.options.names.server.empty()) {
+        CO_TRY(names_, NamePublisher::create(core_, core_.options.names), "names of workloads");
+        core_.gate.spawn(names_->run());
+    }
     denials_.start();
     ::malloc_trim(0);
     co_return Result<>{};
 }
 
 asio::awaitable<void> EngineImpl::keep_firewall() {
+    std::uint64_t seen = 0;
     while (!core_.gate.closing()) {
         co_await closing_.wait(Signal::Clock::now() + firewall_check_interval);
         if (core_.gate.closing()) co_return;
+        if (std::exchange(seen, core_.activity) != core_.activity) {
+            // What a burst of work took is given back: the daemon idles most of its life.
+            core_.pool.post([] { ::malloc_trim(0); });
+        }
         if (auto checked = co_await core_.pool.run([this] { return core_.network->recheck(); }); !checked) {
             log_warn("network.recheck_failed", {{"error", checked.error()}});
         }
@@ -231,6 +265,9 @@ asio::awaitable<Result<SystemInfo>> EngineImpl::info() {
     info.security_options = {"name=seccomp,profile=builtin"};
     if (core_.unified_cgroups) info.security_options.emplace_back("name=cgroupns");
     info.labels = options.labels;
+    info.insecure_registries = options.registry.insecure_registries;
+    if (const auto hub = options.registry.mirrors.find("docker.io"); hub != options.registry.mirrors.end())
+        info.registry_mirrors = hub->second;
     info.logging_driver = options.log_config.type;
     info.runtimes = {"wherry"};
     info.default_runtime = "wherry";
@@ -266,7 +303,8 @@ SystemVersion EngineImpl::version() const {
 
 asio::awaitable<Result<DiskUsage>> EngineImpl::disk_usage() {
     DiskUsage usage;
-    CO_TRY(usage.images, co_await images_.list({}));
+    CO_TRY(usage.images, co_await images_.usage());
+    CO_TRY(usage.removed, co_await containers_.list_removed(true));
     CO_TRY(usage.containers, co_await containers_.list({.all = true, .size = true, .filters = {}}));
     CO_TRY(usage.volumes, co_await volumes_.list({}));
     for (VolumeView& volume : usage.volumes) {
@@ -279,10 +317,34 @@ asio::awaitable<Result<DiskUsage>> EngineImpl::disk_usage() {
     co_return usage;
 }
 
+void EngineImpl::reload(EngineOptions options) {
+    core_.options.labels = std::move(options.labels);
+    core_.options.debug = options.debug;
+    core_.options.undelete_period = options.undelete_period;
+    core_.options.registry = std::move(options.registry);
+    core_.options.max_concurrent_downloads = options.max_concurrent_downloads;
+    core_.options.max_concurrent_uploads = options.max_concurrent_uploads;
+    core_.options.max_download_attempts = options.max_download_attempts;
+    core_.kept_changed.notify_all();  // some may have to go sooner
+    utsname names{};
+    ::uname(&names);
+    json::array labels(core_.options.labels.begin(), core_.options.labels.end());
+    core_.publish("daemon", "reload", core_.id,
+                  {{"name", names.nodename},
+                   {"debug", core_.options.debug ? "true" : "false"},
+                   {"max-concurrent-downloads", std::to_string(core_.options.max_concurrent_downloads)},
+                   {"max-concurrent-uploads", std::to_string(core_.options.max_concurrent_uploads)},
+                   {"labels", to_json(json::value(std::move(labels)))},
+                   {"undelete-period", std::to_string(core_.options.undelete_period.count()) + "s"}});
+}
+
 asio::awaitable<void> EngineImpl::close() {
     core_.events.close();
+    images_.close();
     containers_.close();
+    sandboxes_.close();
     denials_.stop();
+    if (names_) names_->close();
     closing_.notify_all();
     co_await core_.gate.close();  // the journal writes what is queued when it is destroyed
 }

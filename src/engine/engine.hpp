@@ -21,9 +21,20 @@
 #include "engine/events.hpp"
 #include "engine/images.hpp"
 #include "engine/networks.hpp"
+#include "engine/sandboxes.hpp"
 #include "engine/volumes.hpp"
+#include "image/registry/location.hpp"
 
 namespace wherry::engine {
+
+// Where the names of workloads are published (label wherry.dns); nowhere without a server.
+struct NameOptions {
+    std::string server;  // "192.0.2.1:53"
+    std::string zone;
+    std::string key_file;  // with [ALGORITHM:]NAME:SECRET
+    std::string address;   // published for every container; empty: each one's own
+    std::uint32_t ttl = 5;
+};
 
 struct EngineOptions {
     asio::any_io_executor executor;
@@ -31,7 +42,6 @@ struct EngineOptions {
     std::string exec_root = "/run/wherry";
     std::string shim_path;    // empty: wherry-shim beside the running program, or in ../libexec/wherry
     std::string unpack_path;  // likewise wherry-unpack
-    std::string init_path;    // likewise wherry-init-process, for --init
     std::string bridge_name = "wherry0";
     std::string bridge_address;  // --bip, "10.88.0.1/16"; empty: a free private subnet
     int mtu = 1500;
@@ -43,6 +53,14 @@ struct EngineOptions {
     Strings dns_search;
     Strings labels;  // of the daemon
     bool debug = false;
+    image::RegistryConfig registry;
+    unsigned max_concurrent_downloads = 3;  // layers of one pull
+    unsigned max_concurrent_uploads = 5;
+    unsigned max_download_attempts = 5;
+    std::uint64_t max_layer_bytes = 256ULL << 30U;  // of a layer once decompressed
+    NameOptions names;
+    // How long the writable layer of a removed container is kept; 0: not at all.
+    std::chrono::seconds undelete_period{600};
 };
 
 struct SystemInfo {
@@ -66,6 +84,8 @@ struct SystemInfo {
     Strings security_options;
     Strings warnings;
     Strings labels;
+    Strings insecure_registries;
+    Strings registry_mirrors;  // of Docker Hub
     std::string logging_driver;
     Strings runtimes;
     std::string default_runtime;
@@ -106,6 +126,7 @@ struct DiskUsage {
     std::vector<ImageSummary> images;
     std::vector<ContainerSummary> containers;
     std::vector<VolumeView> volumes;
+    std::vector<RemovedContainer> removed;
 };
 
 class Engine {
@@ -119,11 +140,16 @@ class Engine {
     virtual Images& images() = 0;
     virtual Volumes& volumes() = 0;
     virtual Networks& networks() = 0;
+    virtual Sandboxes& sandboxes() = 0;
     virtual EventBus& events() = 0;
 
     virtual asio::awaitable<Result<SystemInfo>> info() = 0;
     virtual SystemVersion version() const = 0;
     virtual asio::awaitable<Result<DiskUsage>> disk_usage() = 0;
+
+    // What a running daemon takes over from its configuration when it is told to (SIGHUP): labels, debug,
+    // undelete_period, and what concerns registries. The rest of the options is not looked at.
+    virtual void reload(EngineOptions options) = 0;
 
     // Lets go: no new work, streams end, what is under way is finished. Containers go on under their shims.
     virtual asio::awaitable<void> close() = 0;

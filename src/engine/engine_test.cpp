@@ -15,6 +15,7 @@
 #include "engine/security.hpp"
 #include "engine/spec_builder.hpp"
 #include "engine/streams.hpp"
+#include "engine/times.hpp"
 #include "engine/validate.hpp"
 #include "engine/volume_service.hpp"
 #include "engine/why.hpp"

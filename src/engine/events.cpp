@@ -25,6 +25,14 @@ bool labels_match(const std::map<std::string, std::string>& labels, const std::v
     });
 }
 
+bool matches_label_filters(const std::map<std::string, std::string>& labels, const Filters& filters) {
+    if (const auto wanted = filters.find("label"); wanted != filters.end() && !labels_match(labels, wanted->second))
+        return false;
+    const auto unwanted = filters.find("label!");
+    return unwanted == filters.end() ||
+           std::ranges::none_of(unwanted->second, [&](const std::string& one) { return labels_match(labels, {one}); });
+}
+
 Result<EventFilter> EventFilter::create(Filters filters) {
     TRY(check_filters(filters, {"config", "container", "daemon", "event", "image", "label", "network", "node", "plugin",
                                 "scope", "secret", "service", "type", "volume"}));

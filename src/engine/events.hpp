@@ -28,6 +28,9 @@ Result<> check_filters(const Filters& filters, std::initializer_list<std::string
 // Docker's label filter: each value is "key" or "key=value" and all must match.
 bool labels_match(const std::map<std::string, std::string>& labels, const std::vector<std::string>& wanted);
 
+// "label" as above, and none of "label!".
+bool matches_label_filters(const std::map<std::string, std::string>& labels, const Filters& filters);
+
 struct Event {
     std::string type;    // "container", "image", "volume", "network", "daemon"
     std::string action;  // "create", "start", "die", "exec_start: sh", ...

@@ -8,8 +8,9 @@
 #include "base/json.hpp"
 #include "base/log.hpp"
 #include "engine/crash_point.hpp"
-#include "engine/process_table.hpp"
+#include "engine/times.hpp"
 #include "image/reference.hpp"
+#include "image/registry/origins.hpp"
 
 namespace wherry::engine {
 namespace {
@@ -68,6 +69,7 @@ ImageSummary ImageService::summarize(const image::Image& image) const {
     summary.id = image.id;
     summary.parent_id = image.parent;
     summary.repo_tags = core_.names_of_image(image.id);
+    summary.repo_digests = core_.digests_of_image(image.id);
     summary.created = parse_time(image.config.created);
     summary.size_bytes = static_cast<std::int64_t>(image.size_bytes);
     summary.labels = image.config.config.labels;
@@ -200,7 +202,7 @@ asio::awaitable<Result<std::string>> ImageService::import(Fd archive, ImportOpti
         import_options.platform.os = options.platform.substr(0, slash);
         if (slash != std::string::npos) import_options.platform.architecture = options.platform.substr(slash + 1);
     }
-    CO_TRY(std::string id, co_await core_.pool.run([this, source, import_options] {
+    CO_TRY(std::string id, co_await transfers_.run([this, source, import_options] {
         return core_.images->import_rootfs(*source, import_options);
     }));
     crash_point("import.stored");
@@ -213,10 +215,26 @@ asio::awaitable<Result<std::string>> ImageService::import(Fd archive, ImportOpti
     co_return id;
 }
 
-asio::awaitable<Result<>> ImageService::load(Fd archive, Progress progress) {
+asio::awaitable<Result<>> ImageService::load(Fd archive, Progress progress, TransferFunction layers) {
     auto source = std::make_shared<image::ByteSource>(image::ByteSource::from_fd(std::move(archive)));
-    CO_TRY(const std::vector<image::LoadedImage> loaded,
-           co_await core_.pool.run([this, source] { return core_.images->load(*source, {}); }));
+    auto steps = std::make_shared<std::vector<TransferStep>>();  // of the working thread, until it is done
+    auto result = co_await transfers_.run([this, source, steps] {
+        return core_.images->load(*source, {.progress = [steps](const image::Progress& step) -> Result<> {
+                                                // Whole layers only: what is on its way has no length yet.
+                                                if (step.total_bytes > 0)
+                                                    steps->push_back({.id = step.id,
+                                                                      .status = step.action,
+                                                                      .current_bytes = step.current_bytes,
+                                                                      .total_bytes = step.total_bytes,
+                                                                      .pushed = {}});
+                                                return {};
+                                            },
+                                            .platform = {}});
+    });
+    if (layers) {
+        for (TransferStep& step : *steps) layers(std::move(step));
+    }
+    CO_TRY(const std::vector<image::LoadedImage> loaded, std::move(result));
     crash_point("load.stored");
     const Mutex::Guard guard = co_await changes_.lock();
     for (const image::LoadedImage& one : loaded) {
@@ -260,7 +278,7 @@ asio::awaitable<Result<>> ImageService::save(Strings references, Fd archive) {
     }
     if (items.empty()) co_return fail(Code::invalid_argument, "no images to save");
     auto out = std::make_shared<Fd>(std::move(archive));
-    CO_CHECK(co_await core_.pool.run([this, items, out]() -> Result<> {
+    CO_CHECK(co_await transfers_.run([this, items, out]() -> Result<> {
         TRY(core_.images->save(items, image::sink_to_fd(out->get())));
         out->reset();
         return {};
@@ -284,6 +302,7 @@ asio::awaitable<Result<>> ImageService::tag(std::string reference, std::string r
 
 asio::awaitable<Result<std::vector<RemovedImage>>> ImageService::delete_image(std::string id) {
     std::vector<RemovedImage> removed;
+    crash_point("image.delete");
     CO_TRY(const std::vector<std::string> layers, co_await core_.pool.run([this, id, in_use = core_.layers_in_use()] {
         return core_.images->remove(id, in_use);
     }));
@@ -301,16 +320,40 @@ asio::awaitable<Result<std::vector<RemovedImage>>> ImageService::remove(std::str
     std::string canonical;
     if (parsed && !image::is_full_image_id(reference) && core_.image_names.contains(parsed->canonical()))
         canonical = parsed->canonical();
+    if (parsed && canonical.empty() && !parsed->digest.empty()) {
+        const std::string digested = parsed->name() + "@" + parsed->digest;
+        if (core_.image_names.contains(digested)) canonical = digested;
+    }
     std::vector<std::string> names;
     for (const auto& [name, image] : core_.image_names) {
         if (image == id) names.push_back(name);
     }
+    if (options.only_unnamed && !names.empty()) co_return fail(Code::conflict, "the image has a name by now");
+    if (options.only_unused && std::ranges::any_of(core_.containers.all(), [&](const ContainerPtr& container) {
+            return container->image_id == id;
+        }))
+        co_return fail(Code::conflict, "a container uses the image by now");
     const bool by_id = canonical.empty();
     std::vector<RemovedImage> removed;
+    const auto repository = [](const std::string& name) {
+        return name.substr(0, name.contains('@') ? name.find('@') : name.rfind(':'));
+    };
+    // With the last tag of a repository its digests go, too.
+    std::vector<std::string> own{canonical};
+    if (!by_id && !canonical.contains('@')) {
+        const auto same = [&](const std::string& name) { return repository(name) == repository(canonical); };
+        const bool last_tag = std::ranges::none_of(
+            names, [&](const std::string& name) { return name != canonical && !name.contains('@') && same(name); });
+        for (const std::string& name : names)
+            if (last_tag && name.contains('@') && same(name)) own.push_back(name);
+    }
     // One of several names: only that name goes.
-    const bool only_untag = !by_id && names.size() > 1;
+    const bool only_untag = !by_id && names.size() > own.size();
     if (!only_untag) {
-        if (by_id && names.size() > 1 && !options.force) {
+        const auto tags = std::ranges::count_if(names, [](const std::string& name) { return !name.contains('@'); });
+        const bool one_repository = std::ranges::all_of(
+            names, [&](const std::string& name) { return repository(name) == repository(names.front()); });
+        if (by_id && (tags > 1 || !one_repository) && !options.force) {
             co_return fail(Code::conflict, "conflict: unable to delete " + id.substr(7, 12) +
                                                " (must be forced) - image is referenced in multiple repositories");
         }
@@ -338,7 +381,7 @@ asio::awaitable<Result<std::vector<RemovedImage>>> ImageService::remove(std::str
             }
         }
     }
-    const std::vector<std::string> to_untag = only_untag ? std::vector<std::string>{canonical} : names;
+    const std::vector<std::string> to_untag = only_untag ? own : names;
     store::Transaction transaction;
     for (const std::string& name : to_untag)
         transaction.push_back(store::Remove{.kind = std::string(image_name_kind), .key = name});
@@ -360,36 +403,6 @@ asio::awaitable<Result<std::vector<RemovedImage>>> ImageService::remove(std::str
     co_return removed;
 }
 
-asio::awaitable<Result<PruneResult>> ImageService::prune(Filters filters) {
-    CO_CHECK(check_filters(filters, {"dangling", "label", "label!", "until"}));
-    bool only_dangling = true;
-    if (const auto found = filters.find("dangling"); found != filters.end() && !found->second.empty()) {
-        only_dangling = found->second.front() != "false" && found->second.front() != "0";
-    }
-    std::optional<WallTime> until;
-    if (const auto found = filters.find("until"); found != filters.end() && !found->second.empty()) {
-        CO_TRY(until, parse_until(found->second.front()));
-    }
-    CO_TRY(const std::vector<ImageSummary> images, co_await list({}));
-    PruneResult result;
-    for (const ImageSummary& image : images) {
-        if (image.containers > 0 || (only_dangling && !image.repo_tags.empty())) continue;
-        if (until && image.created > *until) continue;
-        if (filters.contains("label") && !labels_match(image.labels, filters["label"])) continue;
-        if (filters.contains("label!") && std::ranges::any_of(filters["label!"], [&](const std::string& one) {
-                return labels_match(image.labels, {one});
-            }))
-            continue;
-        auto removed = co_await remove(image.id, {.force = true});
-        if (!removed) continue;
-        for (const RemovedImage& one : *removed)
-            result.deleted.push_back(one.untagged.empty() ? one.deleted : "untagged: " + one.untagged);
-        result.space_reclaimed_bytes += image.size_bytes;
-    }
-    core_.publish("image", "prune", "", {{"reclaimed", std::to_string(result.space_reclaimed_bytes)}});
-    co_return result;
-}
-
 asio::awaitable<Result<>> ImageService::reconcile() {
     std::erase_if(core_.image_names, [&](const auto& entry) {
         if (core_.images->has(entry.second)) return false;
@@ -409,6 +422,9 @@ asio::awaitable<Result<>> ImageService::reconcile() {
             TRY(core_.images->remove(image.id, in_use));
         }
         TRY(core_.images->collect_garbage(in_use));
+        image::LayerOrigins(core_.options.data_root + "/origins").sweep([this](const std::string& diff_id) {
+            return core_.images->layers().has(diff_id);
+        });
         return {};
     });
 }

@@ -255,34 +255,38 @@ bool name_matches(const std::string& name, const std::string& pattern) {
     }
 }
 
-Result<WallTime> parse_until(std::string_view text) {
-    if (const auto time = parse_rfc3339(text)) return *time;
-    const auto invalid = [&] {
-        return fail(Code::invalid_argument, "invalid value for until: \"" + std::string(text) + "\"");
-    };
-    std::int64_t number = 0;
-    auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-    if (error != std::errc{} || number < 0) return invalid();
-    if (end == text.data() + text.size()) return WallTime(std::chrono::seconds(number));
-    // Go's durations: 1h30m, 10s, 500ms
-    std::string_view rest = text;
-    Nanoseconds total{0};
-    while (!rest.empty()) {
-        auto [stop, wrong] = std::from_chars(rest.data(), rest.data() + rest.size(), number);
-        if (wrong != std::errc{} || number < 0) return invalid();
-        rest.remove_prefix(static_cast<std::size_t>(stop - rest.data()));
-        if (rest.starts_with("ms")) {
-            total += std::chrono::milliseconds(number);
-            rest.remove_prefix(2);
-        } else if (rest.starts_with('h') || rest.starts_with('m') || rest.starts_with('s')) {
-            const char unit = rest.front();
-            total += std::chrono::seconds(number * (unit == 'h' ? 3600 : unit == 'm' ? 60 : 1));
-            rest.remove_prefix(1);
-        } else {
-            return invalid();
+std::map<std::string, InterfaceStats> parse_interface_stats(std::string_view text) {
+    std::map<std::string, InterfaceStats> interfaces;
+    while (!text.empty()) {
+        std::string_view line = text.substr(0, text.find('\n'));
+        text.remove_prefix(std::min(text.size(), line.size() + 1));
+        const std::size_t colon = line.find(':');
+        if (colon == std::string_view::npos) continue;  // the headings
+        const std::size_t name = line.find_first_not_of(' ');
+        const std::string interface(line.substr(name, colon - name));
+        if (interface == "lo") continue;
+        // bytes packets errs drop fifo frame compressed multicast, received and sent
+        std::array<std::uint64_t, 16> values{};
+        const char* at = line.data() + colon + 1;
+        const char* end = line.data() + line.size();
+        bool good = true;
+        for (std::uint64_t& value : values) {
+            while (at != end && *at == ' ') ++at;
+            const auto [rest, error] = std::from_chars(at, end, value);
+            good = good && error == std::errc{};
+            at = rest;
         }
+        if (!good) continue;
+        interfaces[interface] = {.received_bytes = values[0],
+                                 .received_packets = values[1],
+                                 .received_errors = values[2],
+                                 .received_dropped = values[3],
+                                 .sent_bytes = values[8],
+                                 .sent_packets = values[9],
+                                 .sent_errors = values[10],
+                                 .sent_dropped = values[11]};
     }
-    return wall_now() - total;
+    return interfaces;
 }
 
 }  // namespace wherry::engine

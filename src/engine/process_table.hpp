@@ -15,9 +15,9 @@ namespace wherry::engine {
 // "-o name,name,...". invalid_argument for others.
 Result<TopResult> list_processes(const std::string& cgroup, std::string_view ps_arguments);
 std::uint64_t host_cpu_time_ns();
+// The counters of /proc/<pid>/net/dev by interface, without the loopback. Lines that are none are skipped.
+std::map<std::string, InterfaceStats> parse_interface_stats(std::string_view text);
 // Docker's name filter: a part of the name, or a regular expression ("^web", "a.*b").
 bool name_matches(const std::string& name, const std::string& pattern);
-// "10m", "1h30m", an RFC 3339 time or seconds since the epoch, as prune's `until`.
-Result<WallTime> parse_until(std::string_view text);
 
 }  // namespace wherry::engine

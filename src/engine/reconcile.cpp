@@ -1,6 +1,9 @@
 // What a daemon that starts finds: records of the last one, shims that went on without it, leftovers of what it was
 // about when it was killed. Afterwards both agree.
+#include <sys/stat.h>
+
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 
 #include "base/log.hpp"
@@ -53,9 +56,11 @@ asio::awaitable<Result<>> ContainerService::reconcile() {
         std::optional<supervisor::ExitStatus> status;
         bool started = true;
     };
+    CO_CHECK(co_await reconcile_kept(), "removed containers");
     std::vector<Dead> dead;
     std::vector<net::LiveEndpoint> live;
     std::set<std::string> live_sandboxes;
+    co_await sandboxes_.adopt(live, live_sandboxes);
     for (const ContainerPtr& container : core_.containers.all()) {
         const bool was_starting = container->phase == Phase::starting;
         if (!container->is_alive()) continue;
@@ -67,7 +72,12 @@ asio::awaitable<Result<>> ContainerService::reconcile() {
         const bool runs =
             state && (state->status == supervisor::Status::running || state->status == supervisor::Status::paused);
         if (runs) {
-            container->phase = state->status == supervisor::Status::paused ? Phase::paused : Phase::running;
+            bool paused = state->status == supervisor::Status::paused;
+            if (paused && container->phase != Phase::paused) {
+                // Nobody was told that it is paused: a commit was under way.
+                if (co_await (*shim)->resume(container->id)) paused = false;
+            }
+            container->phase = paused ? Phase::paused : Phase::running;
             container->pid = state->pid;
             container->started_at = state->started_at;
             container->finished_at = WallTime{};
@@ -81,10 +91,7 @@ asio::awaitable<Result<>> ContainerService::reconcile() {
             continue;
         }
         if (container->phase == Phase::restarting) {  // between two runs; apply_restart_policies goes on with it
-            if (shim) {
-                std::ignore = co_await (*shim)->shutdown();
-                (*shim)->close();
-            }
+            if (shim) co_await leave_shim(container, *shim);
             container->endpoint.reset();
             container->ports.clear();
             continue;
@@ -97,12 +104,16 @@ asio::awaitable<Result<>> ContainerService::reconcile() {
             one.status = record->status;
             container->started_at = record->started_at;
         } else {
-            one.started = !was_starting;
+            struct stat status = {};
+            one.started = !was_starting || ::stat(paths(*container).started.c_str(), &status) == 0;
+            if (was_starting && one.started) {
+                container->started_at = std::chrono::time_point_cast<WallTime::duration>(
+                    std::chrono::system_clock::from_time_t(status.st_mtim.tv_sec) +
+                    std::chrono::nanoseconds(status.st_mtim.tv_nsec));
+                container->wanted = true;
+            }
         }
-        if (shim) {
-            std::ignore = co_await (*shim)->shutdown();
-            (*shim)->close();
-        }
+        if (shim) co_await leave_shim(container, *shim);
         dead.push_back(std::move(one));
     }
     CO_CHECK(co_await core_.pool.run([this, live] { return core_.network->reconcile(live); }), "network");
@@ -135,13 +146,16 @@ asio::awaitable<Result<>> ContainerService::reconcile() {
     // Those that were to remove themselves, and were not yet gone.
     for (const ContainerPtr& container : core_.containers.all()) {
         if (container->phase == Phase::exited && container->host_config().auto_remove && !container->removed) {
-            CO_CHECK(co_await remove_record(container, true));
+            CO_CHECK(co_await remove_record(container, true, Keep::nothing));
         }
     }
 
+    co_await sandboxes_.finish_reconciling();
+
     // Rubbish: sandboxes, cgroups and directories that belong to no container any more.
     for (const std::string& name : names_in(core_.options.exec_root + "/sandboxes")) {
-        if (live_sandboxes.contains(name)) continue;
+        if (live_sandboxes.contains(name) && (!core_.sandboxes.by_id(name) || core_.sandboxes.by_id(name)->up))
+            continue;
         const std::string directory = core_.options.exec_root + "/sandboxes/" + name;
         log_info("sandbox.swept", {{"id", name}});
         if (auto shim = co_await supervisor::ShimClient::connect(core_.executor, directory)) {
@@ -173,8 +187,23 @@ asio::awaitable<Result<>> ContainerService::reconcile() {
     });
 }
 
+// A shim of one container goes with it; one that others share only lets go of it.
+asio::awaitable<void> ContainerService::leave_shim(ContainerPtr container,
+                                                   std::shared_ptr<supervisor::ShimClient> shim) {
+    if (sandbox_of(*container)) {
+        std::ignore = co_await shim->remove({.container_id = container->id, .force = true});
+    } else {
+        std::ignore = co_await shim->shutdown();
+    }
+    shim->close();
+}
+
 void ContainerService::adopt_exec(const ContainerPtr& container, const supervisor::ExecState& state,
                                   std::shared_ptr<supervisor::ShimClient> shim) {
+    if (state.exec_id.starts_with(health_exec_prefix)) {  // a probe that nobody waits for any more
+        core_.gate.spawn(end_probe(container, state.exec_id, std::move(shim)));
+        return;
+    }
     auto exec = std::make_shared<Exec>();
     exec->id = state.exec_id;
     exec->spec.tty = state.terminal;
@@ -205,6 +234,7 @@ void ContainerService::apply_restart_policies() {
 
 void ContainerService::close() {
     closing_ = true;
+    core_.kept_changed.notify_all();
     for (const ContainerPtr& container : core_.containers.all()) {
         container->changed.notify_all();
         for (auto& [id, exec] : container->execs) exec->changed.notify_all();

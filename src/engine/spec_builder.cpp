@@ -141,8 +141,23 @@ void apply_namespaces(const SpecInput& input, oci::Spec& spec) {
         }
     } else if (host.ipc_mode == "none") {
         drop_mount(spec, "/dev/shm");
+    } else if (input.in_sandbox && input.ipc_namespace.empty() && !input.shared_memory.empty()) {
+        drop_mount(spec, "/dev/shm");
+        spec.mounts.push_back({.destination = "/dev/shm",
+                               .type = "bind",
+                               .source = input.shared_memory,
+                               .options = {"bind", "rprivate", "rw", "nosuid", "nodev", "noexec"}});
     }
     if (!input.ipc_namespace.empty()) set_namespace(spec, "ipc", input.ipc_namespace);
+    if (!input.ipc_namespace.empty() && host.ipc_mode.starts_with("container:")) {
+        // Shared memory is a file system: the other's is mounted here, too.
+        drop_mount(spec, "/dev/shm");
+        const std::string process = input.ipc_namespace.substr(0, input.ipc_namespace.find("/ns/"));
+        spec.mounts.push_back({.destination = "/dev/shm",
+                               .type = "bind",
+                               .source = process + "/root/dev/shm",
+                               .options = {"bind", "rprivate", "rw", "nosuid", "nodev", "noexec"}});
+    }
     if (host.uts_mode == "host") drop_namespace(spec, "uts");
     if (!input.uts_namespace.empty()) set_namespace(spec, "uts", input.uts_namespace);
     if (host.cgroupns_mode == "host" || (host.cgroupns_mode.empty() && !input.unified_cgroups)) {
@@ -355,7 +370,7 @@ Result<oci::Spec> build_spec(const SpecInput& input) {
     }
     spec.root.path = "rootfs";  // the overlay takes its place
     spec.root.readonly = host.readonly_rootfs;
-    if (host.uts_mode != "host" && input.uts_namespace.empty()) {
+    if (host.uts_mode != "host" && input.uts_namespace.empty() && !input.in_sandbox) {
         spec.hostname = input.hostname;
         spec.domainname = input.config.domainname;
     }

@@ -12,7 +12,7 @@
 
 namespace wherry::engine {
 
-enum class NetworkKind : std::uint8_t { bridge, none, host, container };
+enum class NetworkKind : std::uint8_t { bridge, none, host, container, sandbox };
 
 struct SpecInput {
     const std::string& id;
@@ -28,6 +28,9 @@ struct SpecInput {
     NetworkKind network = NetworkKind::bridge;
     // /proc/<pid>/ns/... of the containers whose namespaces are shared; empty: as HostConfig says.
     std::string pid_namespace, ipc_namespace, uts_namespace;
+    // In a sandbox that several share: its shim gives the namespaces, and this folder is /dev/shm.
+    bool in_sandbox = false;
+    std::string shared_memory;
     bool unified_cgroups = false;  // pure v2: a cgroup namespace by default
 };
 

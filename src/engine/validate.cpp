@@ -18,10 +18,6 @@
 namespace wherry::engine {
 namespace {
 
-std::unexpected<Error> invalid(std::string message) {
-    return fail(Code::invalid_argument, std::move(message));
-}
-
 bool is_container_mode(std::string_view mode) {
     return mode.starts_with("container:");
 }
@@ -87,6 +83,18 @@ Result<> check_modes(const ContainerSpec& spec) {
             return invalid("conflicting options: port exposing and the container type network mode");
         }
     }
+    if (network == "sandbox:") return invalid("Invalid network mode: invalid sandbox format sandbox:<name|id>");
+    if (network.starts_with("sandbox:")) {
+        const std::string in = " and a sandbox: the sandbox has them for all its containers";
+        if (!spec.config.hostname.empty() || !spec.config.domainname.empty())
+            return invalid("conflicting options: hostname" + in);
+        if (!host.dns.empty() || !host.dns_search.empty() || !host.dns_options.empty())
+            return invalid("conflicting options: dns" + in);
+        if (!host.extra_hosts.empty()) return invalid("conflicting options: custom host-to-IP mapping" + in);
+        if (!host.port_bindings.empty() || host.publish_all_ports)
+            return invalid("conflicting options: port publishing" + in);
+        if (!spec.config.mac_address.empty()) return invalid("conflicting options: mac-address" + in);
+    }
     if ((shares_network || network == "host") && !spec.config.mac_address.empty()) {
         return invalid("conflicting options: mac-address and the network mode");
     }
@@ -144,6 +152,7 @@ Result<> check_config(Config& config) {
         if (too_short(health.interval_ns)) return invalid("Interval in Healthcheck cannot be less than 1ms");
         if (too_short(health.timeout_ns)) return invalid("Timeout in Healthcheck cannot be less than 1ms");
         if (too_short(health.start_period_ns)) return invalid("StartPeriod in Healthcheck cannot be less than 1ms");
+        if (too_short(health.start_interval_ns)) return invalid("StartInterval in Healthcheck cannot be less than 1ms");
         if (health.retries < 0) return invalid("Retries in Healthcheck cannot be negative");
     }
     if (config.stop_timeout_seconds && *config.stop_timeout_seconds < -1) {
@@ -387,9 +396,14 @@ Result<supervisor::LogOptions> log_options(const LogConfig& log, const Config& c
             return invalid("unknown log opt '" + key + "' for " + log.type + " log driver");
         }
     }
-    if (options.max_files > 1 && options.max_size_bytes == 0) {
-        return invalid("max-file must be used with max-size");
-    }
+    const auto given = [&](const char* key) {
+        const auto found = log.config.find(key);
+        return found == log.config.end() ? std::string() : found->second;
+    };
+    if (given("compress") == "true" && (options.max_files < 2 || options.max_size_bytes == 0))
+        return invalid("compress cannot be true when max-file is less than 2 or max-size is not set");
+    if (!given("max-buffer-size").empty() && given("mode") != "non-blocking")
+        return invalid("logger: max-buffer-size option is only supported with 'mode=non-blocking'");
     return options;
 }
 

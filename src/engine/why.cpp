@@ -104,6 +104,15 @@ std::string inspect_program(int root, const std::string& program, const Strings&
     return path + " is neither a program nor a script with a #! line";
 }
 
+// " (exit code 1: connection refused)": its last words, as far as they fit into a sentence.
+static std::string probe_text(const HealthLogEntry& result) {
+    std::string line = result.output.substr(0, result.output.find('\n'));
+    if (line.size() > 120) line = line.substr(0, 117) + "...";
+    std::string text = result.exit_code < 0 ? std::string() : "exit code " + std::to_string(result.exit_code);
+    if (!line.empty()) text += (text.empty() ? "" : ": ") + line;
+    return text.empty() ? text : " (" + text + ")";
+}
+
 std::string explain(const Container& container, const std::string& finding) {
     const std::string name = container.name;
     const auto sentence = [&](const std::string& text) { return name + " " + text + "."; };
@@ -119,7 +128,10 @@ std::string explain(const Container& container, const std::string& finding) {
             return sentence("is dead: " + container.error);
         case Phase::running: {
             std::string text = "is running, since " + format_rfc3339_short(container.started_at);
-            if (container.health && container.health->status == "unhealthy") text += ", but its health check fails";
+            if (container.health && container.health->status == "unhealthy") {
+                text += ", but its health check fails";
+                if (!container.health->log.empty()) text += probe_text(container.health->log.back());
+            }
             if (!container.denied_syscall.empty())
                 text += "; its seccomp profile denied it the system call " + container.denied_syscall;
             return sentence(text);

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -98,6 +99,8 @@ struct ResponseState {
     MessageHead head;
     bool body_sent = true;
     bool ended = false;
+    // Set for a body of known length, which then bypasses the parser: what is left of it.
+    std::optional<std::uint64_t> left;
 
     // The body is through: the connection may serve another request.
     void end() {
@@ -132,7 +135,9 @@ std::string make_head(const ClientRequest& request, const detail::ClientState& s
         add("User-Agent", state.options.user_agent);
     for (const auto& [name, value] : request.headers) add(name, value);
     if (!request.content_type.empty()) add("Content-Type", request.content_type);
-    if (request.body_fd >= 0 || request.body_source)
+    if ((request.body_fd >= 0 || request.body_source) && request.body_length)
+        add("Content-Length", std::to_string(*request.body_length));
+    else if (request.body_fd >= 0 || request.body_source)
         add("Transfer-Encoding", "chunked");
     else if (!request.body.empty() || request.method == "POST" || request.method == "PUT")
         add("Content-Length", std::to_string(request.body.size()));
@@ -148,6 +153,7 @@ std::string make_head(const ClientRequest& request, const detail::ClientState& s
 Result<bool> send_streamed_body(BlockingConnection& connection, const ClientRequest& request) {
     std::vector<std::byte> buffer(64U << 10U);
     std::string chunk;
+    std::uint64_t left = request.body_length.value_or(0);
     while (true) {
         std::size_t count = 0;
         if (request.body_source) {
@@ -159,6 +165,17 @@ Result<bool> send_streamed_body(BlockingConnection& connection, const ClientRequ
             count = static_cast<std::size_t>(got);
         }
         if (connection.is_readable()) return false;
+        if (request.body_length) {
+            if (count == 0 && left > 0) return fail(Code::internal, "the body ends before its length");
+            if (count > left) return fail(Code::internal, "the body is longer than its length");
+            left -= count;
+            if (count == 0) return true;
+            // SAFETY: bytes as chars.
+            auto sent = connection.write_all({reinterpret_cast<const char*>(buffer.data()), count});
+            if (!sent && sent.error().code() == Code::unavailable) return false;
+            if (!sent) return std::unexpected(std::move(sent).error());
+            continue;
+        }
         char size[20];
         int length = std::snprintf(size, sizeof size, "%zx\r\n", count);
         chunk.assign(size, static_cast<std::size_t>(length));
@@ -174,7 +191,7 @@ Result<bool> send_streamed_body(BlockingConnection& connection, const ClientRequ
     }
 }
 
-Result<> read_head(BlockingConnection& connection, const ClientRequest& request) {
+Result<> read_head(BlockingConnection& connection, const ClientRequest& request, const std::string& peer) {
     connection.parser.reset();
     if (request.method == "HEAD") connection.parser.expect_no_body();
     while (true) {
@@ -194,8 +211,8 @@ Result<> read_head(BlockingConnection& connection, const ClientRequest& request)
         std::size_t count = TRY(connection.fill());
         if (count == 0) {
             if (!connection.parser.started() && connection.buffered().empty())
-                return fail(Code::unavailable, "the daemon closed the connection", ECONNRESET);
-            return fail(Code::data_loss, "the daemon closed the connection inside a response");
+                return fail(Code::unavailable, peer + " closed the connection", ECONNRESET);
+            return fail(Code::data_loss, peer + " closed the connection inside a response");
         }
     }
 }
@@ -250,6 +267,18 @@ bool ClientResponse::at_end() const {
 Result<std::size_t> ClientResponse::read_some(std::span<std::byte> buffer) {
     if (state_->ended || buffer.empty()) return std::size_t{0};
     BlockingConnection& connection = *state_->connection;
+    if (state_->left) {
+        const std::size_t room = static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), *state_->left));
+        auto count = connection.read_some(buffer.first(room));
+        if (!count) return count;
+        if (*count == 0) {
+            state_->ended = true;
+            return fail(Code::data_loss, "unexpected end of the answer of " + state_->client->options.peer);
+        }
+        *state_->left -= *count;
+        if (*state_->left == 0) state_->end();
+        return count;
+    }
     while (true) {
         std::string_view pending = connection.buffered();
         if (!pending.empty()) {
@@ -269,7 +298,7 @@ Result<std::size_t> ClientResponse::read_some(std::span<std::byte> buffer) {
         if (count > 0) continue;
         state_->ended = true;
         if (auto complete = connection.parser.end_of_stream(); !complete)
-            return fail(Code::data_loss, "unexpected end of the daemon's answer");
+            return fail(Code::data_loss, "unexpected end of the answer of " + state_->client->options.peer);
         return std::size_t{0};
     }
 }
@@ -280,7 +309,8 @@ Result<std::string> ClientResponse::read_all(std::size_t limit) {
     while (true) {
         std::size_t count = TRY(read_some(buffer));
         if (count == 0) return body;
-        if (body.size() + count > limit) return fail(Code::resource_exhausted, "the daemon's answer is too large");
+        if (body.size() + count > limit)
+            return fail(Code::resource_exhausted, "the answer of " + state_->client->options.peer + " is too large");
         // SAFETY: bytes as chars.
         body.append(reinterpret_cast<const char*>(buffer.data()), count);
     }
@@ -322,7 +352,7 @@ Result<ClientResponse> Client::send(const ClientRequest& request) {
         bool body_sent = true;
         if (sent && streamed) body_sent = TRY(send_streamed_body(*connection, request));
         // Also after a failed write: the daemon may have answered before it closed.
-        Result<> received = read_head(*connection, request);
+        Result<> received = read_head(*connection, request, state_->options.peer);
         if (!received) {
             bool unanswered = received.error().code() == Code::unavailable;
             if (reused && unanswered && !streamed) {
@@ -338,6 +368,8 @@ Result<ClientResponse> Client::send(const ClientRequest& request) {
         state->body_sent = body_sent && sent.has_value();
         bool complete = connection->parser.done();
         state->connection = std::move(connection);
+        if (!complete && !state->head.chunked && state->head.content_length && state->head.status != 101)
+            state->left = *state->head.content_length;
         if (complete && state->head.status != 101) state->end();
         return ClientResponse(std::move(state));
     }

@@ -18,6 +18,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/fd.hpp"
 #include "base/result.hpp"
@@ -28,6 +29,7 @@ namespace wherry::http {
 // Files in PEM. Empty certificate_authority: the system's. Empty certificate and key: no client certificate.
 struct ClientTls {
     std::string certificate_authority;
+    std::vector<std::string> more_authorities;  // trusted beside the system's
     std::string certificate;
     std::string key;
     bool verify_server = true;
@@ -68,6 +70,8 @@ struct ClientRequest {
     // function.
     int body_fd = -1;
     BodySource body_source = {};
+    // What a streamed body is long, where that is known: sent with Content-Length instead. The source must keep to it.
+    std::optional<std::uint64_t> body_length = {};
     // Asks for a raw connection ("Connection: Upgrade", "Upgrade: tcp"); see ClientResponse::take_stream.
     bool upgrade = false;
 };
@@ -131,6 +135,9 @@ struct ClientOptions {
     // Longest silence while waiting for response headers or body; zero: none (wait, logs -f, events).
     std::chrono::milliseconds idle_timeout{0};
     std::string user_agent = "wherry/" WHERRY_VERSION;
+    std::string peer = "the daemon";  // who is at the other end, for messages
+    // Asked a few times a second while waiting; true ends the wait with `cancelled`. From any thread of a request.
+    std::function<bool()> cancelled = {};
 };
 
 class Client {

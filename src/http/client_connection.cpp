@@ -9,24 +9,40 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
 namespace wherry::http::detail {
 namespace {
 
-constexpr std::size_t read_size = 32U << 10U;
+constexpr std::size_t receive_size = 32U << 10U;
 
-Result<> wait_for(int fd, short events, std::chrono::milliseconds timeout, std::string_view what) {
+constexpr std::chrono::milliseconds cancel_check{200};
+
+// A timeout of zero: none.
+Result<> wait_for(int fd, short events, std::chrono::milliseconds timeout, std::string_view what,
+                  const std::function<bool()>& cancelled) {
+    using Clock = std::chrono::steady_clock;
+    const Clock::time_point deadline = timeout.count() > 0 ? Clock::now() + timeout : Clock::time_point::max();
     pollfd entry{.fd = fd, .events = events, .revents = 0};
     while (true) {
-        int ready = ::poll(&entry, 1, timeout.count() > 0 ? static_cast<int>(timeout.count()) : -1);
+        int wait_ms = -1;
+        if (timeout.count() > 0) {
+            auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
+            wait_ms = static_cast<int>(std::max<std::chrono::milliseconds::rep>(left.count(), 0));
+        }
+        if (cancelled && (wait_ms < 0 || wait_ms > cancel_check.count()))
+            wait_ms = static_cast<int>(cancel_check.count());
+        int ready = ::poll(&entry, 1, wait_ms);
         if (ready > 0) return {};
-        if (ready == 0) return fail(Code::deadline_exceeded, std::string(what) + ": timed out");
-        if (errno != EINTR) return fail_errno(what);
+        if (ready < 0 && errno != EINTR) return fail_errno(what);
+        if (cancelled && cancelled()) return fail(Code::cancelled, "cancelled");
+        if (ready == 0 && Clock::now() >= deadline)
+            return fail(Code::deadline_exceeded, std::string(what) + ": timed out");
     }
 }
 
-Result<Fd> connect_tcp(const Endpoint& endpoint, std::chrono::milliseconds timeout) {
+Result<Fd> connect_tcp(const Endpoint& endpoint, const ClientOptions& options) {
     addrinfo hints{};
     hints.ai_socktype = SOCK_STREAM;
     addrinfo* found = nullptr;
@@ -44,7 +60,7 @@ Result<Fd> connect_tcp(const Endpoint& endpoint, std::chrono::milliseconds timeo
                 last_error = errno;
                 continue;
             }
-            TRY(wait_for(socket.get(), POLLOUT, timeout, "connect to " + where));
+            TRY(wait_for(socket.get(), POLLOUT, options.connect_timeout, "connect to " + where, options.cancelled));
             int error = 0;
             socklen_t length = sizeof error;
             ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &length);
@@ -68,13 +84,15 @@ Result<std::unique_ptr<BlockingConnection>> BlockingConnection::open(const Endpo
                                                                      const ClientOptions& options) {
     auto connection = std::make_unique<BlockingConnection>();
     connection->idle_timeout_ = options.idle_timeout;
+    connection->peer_ = options.peer;
+    connection->cancelled_ = options.cancelled;
     if (endpoint.kind == Endpoint::Kind::unix_socket) {
         connection->socket_ = TRY(connect_unix(endpoint.path));
         return connection;
     }
-    connection->socket_ = TRY(connect_tcp(endpoint, options.connect_timeout));
+    connection->socket_ = TRY(connect_tcp(endpoint, options));
     if (endpoint.kind == Endpoint::Kind::tls)
-        connection->tls_ = TRY(start_tls(connection->socket_.get(), endpoint.tls, endpoint.host));
+        connection->tls_ = TRY(start_tls(connection->socket_.get(), endpoint.tls, endpoint.host, options.peer));
     return connection;
 }
 
@@ -88,18 +106,22 @@ bool BlockingConnection::is_stale() const {
     return is_readable();
 }
 
+Result<> BlockingConnection::wait_ready(short events, std::string_view what) const {
+    return wait_for(socket_.get(), events, idle_timeout_, std::string(what) + peer_, cancelled_);
+}
+
 Result<std::size_t> BlockingConnection::receive(std::span<std::byte> buffer) {
-    if (idle_timeout_.count() > 0 && !(tls_ && tls_->has_pending()))
-        TRY(wait_for(socket_.get(), POLLIN, idle_timeout_, "waiting for the daemon"));
+    if ((idle_timeout_.count() > 0 || cancelled_) && !(tls_ && tls_->has_pending()))
+        TRY(wait_ready(POLLIN, "waiting for "));
     if (tls_) return tls_->read_some(buffer);
     while (true) {
         ssize_t count = ::recv(socket_.get(), buffer.data(), buffer.size(), 0);
         if (count >= 0) return static_cast<std::size_t>(count);
         if (errno == EAGAIN) {
-            TRY(wait_for(socket_.get(), POLLIN, idle_timeout_, "waiting for the daemon"));
+            TRY(wait_ready(POLLIN, "waiting for "));
             continue;
         }
-        if (errno != EINTR) return fail_errno("read from the daemon");
+        if (errno != EINTR) return fail_errno("read from " + peer_);
     }
 }
 
@@ -119,9 +141,9 @@ Result<std::size_t> BlockingConnection::fill() {
         offset_ = 0;
     }
     std::size_t before = buffer_.size();
-    buffer_.resize(before + read_size);
+    buffer_.resize(before + receive_size);
     // SAFETY: chars as bytes.
-    auto count = receive({reinterpret_cast<std::byte*>(buffer_.data()) + before, read_size});
+    auto count = receive({reinterpret_cast<std::byte*>(buffer_.data()) + before, receive_size});
     buffer_.resize(before + (count ? *count : 0));
     return count;
 }
@@ -136,9 +158,9 @@ Result<> BlockingConnection::write_all(std::string_view data) {
         if (count >= 0) {
             data.remove_prefix(static_cast<std::size_t>(count));
         } else if (errno == EAGAIN) {
-            TRY(wait_for(socket_.get(), POLLOUT, idle_timeout_, "write to the daemon"));
+            TRY(wait_ready(POLLOUT, "write to "));
         } else if (errno != EINTR) {
-            return fail_errno("write to the daemon");
+            return fail_errno("write to " + peer_);
         }
     }
     return {};

@@ -26,7 +26,8 @@ class BlockingTls {
     virtual bool has_pending() const = 0;
 };
 // Shakes hands; unauthenticated when the server's certificate does not hold.
-Result<std::unique_ptr<BlockingTls>> start_tls(int socket, const ClientTls& tls, const std::string& host);
+Result<std::unique_ptr<BlockingTls>> start_tls(int socket, const ClientTls& tls, const std::string& host,
+                                               std::string_view peer);
 
 class BlockingConnection {
   public:
@@ -60,7 +61,12 @@ class BlockingConnection {
     std::unique_ptr<BlockingTls> tls_;
     std::string buffer_;
     std::size_t offset_ = 0;
+    // Until the socket is ready for `events`, the timeout or the owner's change of mind.
+    Result<> wait_ready(short events, std::string_view what) const;
+
     std::chrono::milliseconds idle_timeout_{0};
+    std::string peer_;
+    std::function<bool()> cancelled_;
 };
 
 }  // namespace wherry::http::detail

@@ -55,7 +55,8 @@ class Tls final : public BlockingTls {
         ::SSL_CTX_free(context_);
     }
 
-    Result<> open(int socket, const ClientTls& tls, const std::string& host) {
+    Result<> open(int socket, const ClientTls& tls, const std::string& host, std::string_view peer) {
+        peer_ = peer;
         context_ = ::SSL_CTX_new(::TLS_client_method());
         if (context_ == nullptr) return fail(Code::internal, "TLS: " + openssl_message());
         ::SSL_CTX_set_min_proto_version(context_, TLS1_2_VERSION);
@@ -68,6 +69,11 @@ class Tls final : public BlockingTls {
             if (loaded != 1)
                 return fail(Code::invalid_argument,
                             "TLS certificate authority " + tls.certificate_authority + ": " + openssl_message());
+            for (const std::string& authority : tls.more_authorities) {
+                if (::SSL_CTX_load_verify_file(context_, authority.c_str()) != 1)
+                    return fail(Code::invalid_argument,
+                                "TLS certificate authority " + authority + ": " + openssl_message());
+            }
         }
         if (!tls.certificate.empty()) {
             if (::SSL_CTX_use_certificate_chain_file(context_, tls.certificate.c_str()) != 1)
@@ -108,8 +114,8 @@ class Tls final : public BlockingTls {
             int error = ::SSL_get_error(ssl_, status);
             if (error == SSL_ERROR_ZERO_RETURN) return std::size_t{0};
             if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) continue;
-            if (error == SSL_ERROR_SYSCALL && errno != 0) return fail_errno("read from the daemon");
-            return fail(Code::unavailable, "read from the daemon: " + openssl_message());
+            if (error == SSL_ERROR_SYSCALL && errno != 0) return fail_errno("read from " + peer_);
+            return fail(Code::unavailable, "read from " + peer_ + ": " + openssl_message());
         }
     }
 
@@ -121,8 +127,8 @@ class Tls final : public BlockingTls {
             if (status == 1) return count;
             int error = ::SSL_get_error(ssl_, status);
             if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) continue;
-            if (error == SSL_ERROR_SYSCALL && errno != 0) return fail_errno("write to the daemon");
-            return fail(Code::unavailable, "write to the daemon: " + openssl_message());
+            if (error == SSL_ERROR_SYSCALL && errno != 0) return fail_errno("write to " + peer_);
+            return fail(Code::unavailable, "write to " + peer_ + ": " + openssl_message());
         }
     }
 
@@ -134,15 +140,17 @@ class Tls final : public BlockingTls {
     bool has_pending() const override { return ::SSL_pending(ssl_) > 0; }
 
   private:
+    std::string peer_;
     SSL_CTX* context_ = nullptr;
     SSL* ssl_ = nullptr;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<BlockingTls>> start_tls(int socket, const ClientTls& tls, const std::string& host) {
+Result<std::unique_ptr<BlockingTls>> start_tls(int socket, const ClientTls& tls, const std::string& host,
+                                               std::string_view peer) {
     auto made = std::make_unique<Tls>();
-    TRY(made->open(socket, tls, host));
+    TRY(made->open(socket, tls, host, peer));
     return std::unique_ptr<BlockingTls>(std::move(made));
 }
 

@@ -507,7 +507,9 @@ asio::awaitable<Result<std::unique_ptr<Stream>>> ServerConnection::hijack(std::s
     phase_ = Phase::hijacked;
     std::string head;
     if (wants_upgrade()) {
-        head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + content_type + "\r\nConnection: Upgrade\r\nUpgrade: ";
+        head = "HTTP/1.1 101 UPGRADED\r\n";
+        if (!content_type.empty()) head += "Content-Type: " + content_type + "\r\n";
+        head += "Connection: Upgrade\r\nUpgrade: ";
         std::string_view protocol = request_.headers.get("Upgrade");
         head += protocol.substr(0, protocol.find(','));
         head += "\r\n";

@@ -198,7 +198,6 @@ namespace {
 
 asio::awaitable<void> accept_all(std::shared_ptr<ServerState> state, std::shared_ptr<Listener> listener) {
     co_await asio::this_coro::throw_if_cancelled(false);
-    constexpr auto as_result = asio::as_tuple(asio::use_awaitable);
     asio::steady_timer pause(state->executor);
     while (!state->stopping) {
         auto [error] = co_await listener->descriptor.async_wait(asio::posix::descriptor_base::wait_read, as_result);
@@ -328,7 +327,7 @@ asio::awaitable<void> Server::shutdown(std::chrono::milliseconds grace) {
             state->changed.expires_at(asio::steady_timer::time_point::max());
             continue;
         }
-        co_await state->changed.async_wait(asio::as_tuple(asio::use_awaitable));
+        co_await state->changed.async_wait(as_result);
     }
 }
 

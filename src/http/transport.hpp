@@ -4,7 +4,9 @@
 
 #include <array>
 #include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -19,6 +21,9 @@ namespace wherry::http {
 
 // What goes out together, in order; empty parts are fine.
 using WriteParts = std::array<std::string_view, 3>;
+
+// Completion as [error, ...] instead of an exception.
+inline constexpr auto as_result = asio::as_tuple(asio::use_awaitable);
 
 class Transport {
   public:

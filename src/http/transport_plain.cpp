@@ -12,7 +12,6 @@ namespace wherry::http {
 namespace {
 
 using Socket = asio::generic::stream_protocol::socket;
-constexpr auto as_result = asio::as_tuple(asio::use_awaitable);
 
 std::unexpected<Error> socket_failure(const boost::system::error_code& error, std::string_view what) {
     if (error == asio::error::operation_aborted) return fail(Code::cancelled, std::string(what) + " was cancelled");

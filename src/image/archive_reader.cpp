@@ -25,10 +25,6 @@ constexpr int max_links = 16;
 constexpr int max_index_depth = 4;
 constexpr std::string_view blob_prefix = "blobs/sha256/";
 
-std::unexpected<Error> invalid(std::string what) {
-    return fail(Code::invalid_argument, std::move(what));
-}
-
 // Source that gives `head` first, then the rest.
 ByteSource joined(std::string head, ByteSource& rest) {
     auto first = std::make_shared<ByteSource>(ByteSource::from_string(std::move(head)));
@@ -181,6 +177,12 @@ Result<> ArchiveReader::layer(const std::string& path, ByteSource& content) {
         return {};
     }
     keep_(*added);
+    if (added->fresh && progress_) {
+        TRY(progress_({.id = std::string(digest_hex(added->diff_id).substr(0, 12)),
+                       .action = options.progress_action,
+                       .current_bytes = added->tar_bytes,
+                       .total_bytes = added->tar_bytes}));
+    }
     std::vector<std::byte> rest(64U << 10U);
     while (TRY(hashing.read(rest)) > 0) {
     }

@@ -23,10 +23,6 @@ std::string upper(std::string_view text) {
     return out;
 }
 
-std::unexpected<Error> invalid(std::string message) {
-    return fail(Code::invalid_argument, std::move(message));
-}
-
 std::string_view environment_value(const RunConfig& config, std::string_view name) {
     for (const auto& entry : config.env) {
         if (entry.size() > name.size() && entry.starts_with(name) && entry[name.size()] == '=') {

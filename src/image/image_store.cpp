@@ -22,7 +22,8 @@ Lease::Lease(ImageStore* store) : store_(store) {
     ++store_->leases_;
 }
 
-Lease::Lease(Lease&& other) noexcept : store_(std::exchange(other.store_, nullptr)), held_(std::move(other.held_)) {}
+Lease::Lease(Lease&& other) noexcept
+    : store_(std::exchange(other.store_, nullptr)), held_(std::move(other.held_)), fresh_(std::move(other.fresh_)) {}
 
 Lease::~Lease() {
     if (store_ == nullptr) return;
@@ -38,6 +39,20 @@ void Lease::hold(std::string digest) {
     std::lock_guard lock(store_->mutex_);
     ++store_->held_[digest];
     held_.push_back(std::move(digest));
+}
+
+void Lease::note_fresh(std::string diff_id) {
+    std::lock_guard lock(lock_);
+    fresh_.insert(std::move(diff_id));
+}
+
+void Lease::discard_fresh() {
+    std::set<std::string> fresh;
+    {
+        std::lock_guard lock(lock_);
+        fresh.swap(fresh_);
+    }
+    store_->discard(held_, fresh);
 }
 
 // An operation that adds layers and images: unless it succeeds, what it added goes again.
@@ -95,6 +110,7 @@ Result<> ImageStore::read_records() {
     if (!stream) return fail_errno("list images");
     while (const dirent* entry = ::readdir(stream.get())) {
         std::string name = entry->d_name;
+        if (name.contains(".json.tmp-")) ::unlink((folder + "/" + name).c_str());  // a crash left it half written
         if (!name.ends_with(".json")) continue;
         std::string id = "sha256:" + name.substr(0, name.size() - 5);
         auto load = [&]() -> Result<Record> {
@@ -212,6 +228,17 @@ std::vector<std::string> ImageStore::remove_unused(const std::set<std::string>& 
     return removed;
 }
 
+void ImageStore::discard(const std::vector<std::string>& own_holds, const std::set<std::string>& fresh_layers) {
+    std::lock_guard lock(mutex_);
+    std::set<std::string> used = referenced_layers();
+    for (const auto& diff_id : fresh_layers) {
+        const auto own = std::ranges::count(own_holds, diff_id);
+        auto held = held_.find(diff_id);
+        const bool others = held != held_.end() && held->second > own;
+        if (!others && !used.contains(diff_id)) (void)layers_->remove(diff_id);
+    }
+}
+
 void ImageStore::discard(const std::set<std::string>& fresh_layers, const std::vector<std::string>& fresh_images) {
     std::lock_guard lock(mutex_);
     for (const auto& id : fresh_images) {
@@ -262,13 +289,10 @@ Result<std::uint64_t> ImageStore::collect_garbage(const std::set<std::string>& l
     return freed;
 }
 
-Result<> ImageStore::verify(std::string_view image_id) const {
+Result<> ImageStore::verify(std::string_view image_id, const std::function<bool()>& cancelled) const {
+    TRY(content_->verify(image_id), "image " + std::string(image_id));
     Image found = TRY(image(image_id));
-    TRY(content_->verify(image_id), "image " + found.id);
-    for (const auto& layer : found.layers) {
-        TRY(layers_->write_tar(layer.diff_id, [](std::span<const std::byte>) { return Result<>(); }),
-            "image " + found.id);
-    }
+    for (const auto& layer : found.layers) TRY(layers_->verify(layer.diff_id, cancelled), "image " + found.id);
     return {};
 }
 

@@ -83,12 +83,18 @@ class Lease {
     ~Lease();  // what is still unreferenced then may be removed by the next collection
 
     void hold(std::string digest);  // a diff id or a blob
+    // A held layer that this operation brought.
+    void note_fresh(std::string diff_id);
+    // The operation failed: what it brought goes now, unless another lease holds it or an image has it.
+    void discard_fresh();
 
   private:
     friend class ImageStore;
     explicit Lease(ImageStore* store);
     ImageStore* store_;  // nullptr: moved from
     std::vector<std::string> held_;
+    std::mutex lock_;  // guards fresh_: layers arrive on several threads
+    std::set<std::string> fresh_;
 };
 
 class ImageStore {
@@ -119,8 +125,8 @@ class ImageStore {
     Result<std::vector<std::string>> remove(std::string_view image_id, const std::set<std::string>& layers_in_use);
     // Removes every layer and blob nobody refers to; nothing while there are leases. Returns the bytes freed.
     Result<std::uint64_t> collect_garbage(const std::set<std::string>& layers_in_use);
-    // Hashes configuration and layers again; data_loss names what was changed.
-    Result<> verify(std::string_view image_id) const;
+    // Reads configuration and layers again, content and attributes; data_loss names what was changed.
+    Result<> verify(std::string_view image_id, const std::function<bool()>& cancelled = {}) const;
 
     Lease lease() { return Lease(this); }
     LayerStore& layers() { return *layers_; }
@@ -142,6 +148,8 @@ class ImageStore {
     // Of the candidates, those nobody needs are removed. The lock is held.
     std::vector<std::string> remove_unused(const std::set<std::string>& candidates,
                                            const std::set<std::string>& layers_in_use);
+    // The layers that only a failed operation with these holds needs.
+    void discard(const std::vector<std::string>& own_holds, const std::set<std::string>& fresh_layers);
     // Takes back what a failed operation added.
     void discard(const std::set<std::string>& fresh_layers, const std::vector<std::string>& fresh_images);
 

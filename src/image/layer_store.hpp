@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -69,6 +70,9 @@ class LayerStore {
     virtual Result<> remove(std::string_view diff_id) = 0;
     // Writes the uncompressed tar stream again, byte for byte; data_loss when the tree no longer gives its diff id.
     virtual Result<> write_tar(std::string_view diff_id, const ByteSink& sink) const = 0;
+    // Whether the tree on disk is what its stream says: every file's content, kind, owner, mode, time, links and
+    // attributes, nothing missing and nothing more. data_loss names the first difference.
+    virtual Result<> verify(std::string_view diff_id, const std::function<bool()>& cancelled) const = 0;
 
     // Makes containers/<id>/upper and work above the given chain (diff ids, lowest layer first). already_exists.
     virtual Result<RootFilesystem> prepare(std::string_view container_id, const std::vector<std::string>& diff_ids) = 0;
@@ -79,9 +83,10 @@ class LayerStore {
     virtual Result<> remove_container(std::string_view container_id) = 0;
     // Bytes in the files of the writable layer (Docker's SizeRw).
     virtual Result<std::uint64_t> upper_size(std::string_view container_id) const = 0;
-    // Added, modified and deleted paths, sorted.
-    virtual Result<std::vector<Change>> changes(std::string_view container_id,
-                                                const std::vector<std::string>& diff_ids) const = 0;
+    // Added, modified and deleted paths, sorted; without `made` (absolute paths), which were made for the container and
+    // not by it.
+    virtual Result<std::vector<Change>> changes(std::string_view container_id, const std::vector<std::string>& diff_ids,
+                                                const std::set<std::string>& made) const = 0;
     // The writable layer as the tar stream of an OCI layer (whiteouts as .wh. files).
     virtual Result<> write_upper_tar(std::string_view container_id, const ByteSink& sink) const = 0;
     // The whole root, flattened (`export`).

@@ -1,6 +1,7 @@
 #include "image/model.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include "base/digest.hpp"
 
@@ -113,6 +114,55 @@ Platform host_platform() {
 #endif
 }
 
+Result<Platform> parse_platform_name(std::string_view text) {
+    const auto invalid = [&](std::string_view why) {
+        return fail(Code::invalid_argument,
+                    "\"" + std::string(text.substr(0, 100)) + "\": " + std::string(why) + ": invalid argument");
+    };
+    Platform platform = host_platform();
+    std::array<std::string, 3> parts;
+    std::size_t count = 0;
+    for (std::string_view rest = text;;) {
+        if (count == parts.size()) return invalid("cannot parse platform specifier");
+        const std::size_t slash = rest.find('/');
+        std::string& part = parts.at(count++);
+        for (char c : rest.substr(0, slash)) part += c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+        const bool named = !part.empty() && std::ranges::all_of(part, [](char c) {
+            return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.';
+        });
+        if (!named) return invalid("platform specifier component must match \"^[A-Za-z0-9_.-]+$\"");
+        if (slash == std::string_view::npos) break;
+        rest.remove_prefix(slash + 1);
+    }
+    constexpr std::array systems{"linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris"};
+    constexpr std::array architectures{"amd64", "x86_64", "x86-64", "arm64",    "aarch64", "arm",     "armhf",
+                                       "armel", "386",    "i386",   "i686",     "ppc64le", "s390x",   "riscv64",
+                                       "mips",  "mipsle", "mips64", "mips64le", "ppc64",   "loong64", "wasm"};
+    if (count == 1 && std::ranges::find(systems, parts[0]) != systems.end()) {
+        platform.os = parts[0];
+        return platform;
+    }
+    if (count == 1) {
+        if (std::ranges::find(architectures, parts[0]) == architectures.end())
+            return invalid("unknown operating system or architecture");
+        parts = {platform.os, parts[0], ""};
+    }
+    platform = {.os = parts[0], .architecture = parts[1], .variant = parts[2]};
+    std::string& architecture = platform.architecture;
+    if (architecture == "x86_64" || architecture == "x86-64") {
+        architecture = "amd64";
+    } else if (architecture == "aarch64") {
+        architecture = "arm64";
+    } else if (architecture == "i386" || architecture == "i686") {
+        architecture = "386";
+    } else if (architecture == "armhf" || architecture == "armel") {
+        if (platform.variant.empty()) platform.variant = architecture == "armhf" ? "v7" : "v6";
+        architecture = "arm";
+    }
+    if (architecture == "arm64" && platform.variant == "8") platform.variant = "v8";
+    return platform;
+}
+
 bool platform_matches(const Platform& wanted, const Platform& offered) {
     return wanted.os == offered.os && wanted.architecture == offered.architecture &&
            (wanted.variant.empty() || offered.variant.empty() || wanted.variant == offered.variant);
@@ -139,6 +189,8 @@ Result<Manifest> parse_manifest(std::string_view text) {
     TRY(expect_schema_2(reader), "manifest");
     Manifest manifest;
     manifest.media_type = TRY(reader.string_or("mediaType", media::oci_manifest), "manifest");
+    // One document must not be both: readers that disagree about it are a way to smuggle an image.
+    if (reader.has("manifests")) return fail(Code::invalid_argument, "manifest: it is an index as well");
     auto config = TRY(reader.child("config"), "manifest");
     if (!config) return fail(Code::invalid_argument, "manifest: config is missing");
     manifest.config = TRY(parse_descriptor(*config), "manifest");
@@ -156,6 +208,8 @@ Result<Index> parse_index(std::string_view text) {
     TRY(expect_schema_2(reader), "index");
     Index index;
     index.media_type = TRY(reader.string_or("mediaType", media::oci_index), "index");
+    if (reader.has("layers") || reader.has("config"))
+        return fail(Code::invalid_argument, "index: it is a manifest as well");
     auto manifests = TRY(reader.children("manifests"), "index");
     if (manifests.size() > max_index_entries) return fail(Code::invalid_argument, "index: more than 4096 entries");
     for (const auto& manifest : manifests) index.manifests.push_back(TRY(parse_descriptor(manifest), "index"));

@@ -41,6 +41,8 @@ struct Platform {
     bool operator==(const Platform&) const = default;
 };
 Platform host_platform();  // linux, amd64
+// "linux/arm64/v8", "arm64", "linux"; names other than Go's ("aarch64", "x86_64") are understood. invalid_argument.
+Result<Platform> parse_platform_name(std::string_view text);
 // Whether an image for `offered` runs where `wanted` is asked for; an empty variant matches any.
 bool platform_matches(const Platform& wanted, const Platform& offered);
 

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <span>
 
@@ -66,7 +67,11 @@ Result<> send_message(int socket, const Message& message, int descriptor) {
 Result<std::optional<Message>> receive_message(int socket) {
     Wire wire{};
     // SAFETY: as above; the length is checked before anything is read from it.
-    Received received = TRY(receive_with_fds(socket, std::as_writable_bytes(std::span(&wire, 1))));
+    auto bytes = std::as_writable_bytes(std::span(&wire, 1));
+    auto got = receive_with_fds(socket, bytes);
+    // The other side has ended without reading what we sent. What it sent before comes after this one error (unix(7)).
+    if (!got && got.error().os_errno() == ECONNRESET) got = receive_with_fds(socket, bytes);
+    Received received = TRY(std::move(got));
     if (received.bytes == 0) return std::nullopt;
     if (received.bytes != sizeof wire) return fail(Code::data_loss, "cut message from the runtime's child");
     Message message;

@@ -17,6 +17,7 @@ enum class MessageKind : std::uint32_t {
     terminal,     // carries the terminal's master
     spawned,      // of exec's helper: the process, with its pidfd
     wants_hooks,  // namespaces are there, mounts done: run prestart and createRuntime hooks
+    listener,     // carries the descriptor of seccomp's notifications
     ready,        // waits for start
     failed,
     // parent -> child
@@ -33,7 +34,7 @@ struct Message {
     int os_errno = 0;
     std::string text;
     ResolvedUser user;  // of ready
-    Fd descriptor;      // of terminal
+    Fd descriptor;      // of terminal, spawned, listener
 };
 
 Result<> send_message(int socket, const Message& message, int descriptor = -1);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -17,28 +18,50 @@
 
 #include "base/clock.hpp"
 #include "base/log.hpp"
+#include "confine/id_map_helpers.hpp"
+#include "confine/process_attributes.hpp"
 #include "oci/channel.hpp"
 #include "oci/container_impl.hpp"
 #include "oci/hooks.hpp"
 #include "oci/init_binary.hpp"
 #include "oci/init_process.hpp"
+#include "oci/seccomp_listener.hpp"
 #include "oci/spawn.hpp"
+#include "oci/sysctl.hpp"
 
 namespace wherry::oci {
 
 namespace {
 
+// A name for the socket that fits into sockaddr_un however long the path is: by its folder's descriptor.
+struct SocketAddress {
+    sockaddr_un address{};
+    Fd folder;  // to be kept open as long as the address is used
+
+    // SAFETY: the sockets API takes every address family through sockaddr.
+    const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&address); }
+};
+
+Result<SocketAddress> address_of(const std::string& path) {
+    SocketAddress result;
+    result.address.sun_family = AF_UNIX;
+    std::string name = path;
+    if (name.size() >= sizeof result.address.sun_path) {
+        std::size_t slash = path.rfind('/');
+        result.folder = TRY(open_file(path.substr(0, slash), O_PATH | O_DIRECTORY), "start socket");
+        name = "/proc/self/fd/" + std::to_string(result.folder.get()) + path.substr(slash);
+    }
+    if (name.size() >= sizeof result.address.sun_path) return fail_errno(ENAMETOOLONG, "start socket " + path);
+    std::memcpy(result.address.sun_path, name.data(), name.size());
+    return result;
+}
+
 // A listening SOCK_SEQPACKET socket by which another process starts the container.
 Result<Fd> listen_for_start(const std::string& path) {
     Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
     if (!socket) return fail_errno("start socket");
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof address.sun_path) return fail_errno(ENAMETOOLONG, "start socket " + path);
-    std::memcpy(address.sun_path, path.data(), path.size());
-    // SAFETY: the sockets API takes every address family through sockaddr.
-    if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0 ||
-        ::listen(socket.get(), 1) < 0)
+    SocketAddress address = TRY(address_of(path));
+    if (::bind(socket.get(), address.get(), sizeof address.address) < 0 || ::listen(socket.get(), 1) < 0)
         return fail_errno("start socket " + path);
     return socket;
 }
@@ -46,13 +69,8 @@ Result<Fd> listen_for_start(const std::string& path) {
 Result<Fd> connect_for_start(const std::string& path) {
     Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
     if (!socket) return fail_errno("start socket");
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof address.sun_path) return fail_errno(ENAMETOOLONG, "start socket " + path);
-    std::memcpy(address.sun_path, path.data(), path.size());
-    // SAFETY: as above.
-    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
-        return fail_errno("start socket " + path);
+    SocketAddress address = TRY(address_of(path));
+    if (::connect(socket.get(), address.get(), sizeof address.address) < 0) return fail_errno("start socket " + path);
     return socket;
 }
 
@@ -100,9 +118,10 @@ Result<NamespacePlan> plan_namespaces(const CreateRequest& request, InitPlan& in
                 plan.pid = std::move(joined);
                 continue;
             case confine::Namespace::mount:
-                if (!is_new) return fail(Code::unimplemented, "a mount namespace can only be new");
                 has_mount = true;
-                plan.spawn.flags |= CLONE_NEWNS;
+                if (is_new) plan.spawn.flags |= CLONE_NEWNS;
+                init.mount_namespace = std::move(joined);
+                init.rootfs.joined_mount_namespace = !is_new;
                 continue;
             case confine::Namespace::cgroup:
                 init.new_cgroup_namespace = is_new;
@@ -225,10 +244,28 @@ HookState Container::Impl::hook_state(const char* status) const {
 }
 
 // Talks with the child until it waits for start.
-Result<> Container::Impl::bring_up(const CreateRequest& request, bool new_user_namespace) {
+Result<> Container::Impl::bring_up(const CreateRequest& request, bool new_user_namespace, bool set_oom_score) {
+    if (request.complete_cgroup) {
+        TRY(request.complete_cgroup());
+        // A child that has failed meanwhile has closed its end, and said why: that is read below.
+        auto told = send_message(channel.get(), Message{.kind = MessageKind::proceed});
+        if (!told && told.error().os_errno() != EPIPE && told.error().os_errno() != ECONNRESET) return told;
+    }
     if (new_user_namespace) {
-        TRY(confine::write_id_maps(pid, request.spec.linux_spec.uid_mappings, request.spec.linux_spec.gid_mappings),
-            "id maps");
+        const LinuxSpec& spec = request.spec.linux_spec;
+        auto mapped = request.rootless && ::geteuid() != 0
+                          ? confine::write_id_maps_as_user(pid, spec.uid_mappings, spec.gid_mappings)
+                          : confine::write_id_maps(pid, spec.uid_mappings, spec.gid_mappings);
+        TRY(std::move(mapped), "id maps");
+    }
+    if (set_oom_score) {
+        auto set = confine::set_oom_score_adj(pid, *request.spec.process->oom_score_adj);
+        // A user may not lower it: a container that the kernel prefers to kill is still a container.
+        if (!set && !request.rootless)
+            return std::unexpected<Error>(std::move(set).error().context("process.oomScoreAdj"));
+        if (!set) log_warn("process.oom_score_adj", {{"id", id}, {"error", set.error()}});
+    }
+    if (new_user_namespace) {
         TRY(send_message(channel.get(), Message{.kind = MessageKind::proceed}));
     }
     for (;;) {
@@ -239,6 +276,10 @@ Result<> Container::Impl::bring_up(const CreateRequest& request, bool new_user_n
                 return std::unexpected<Error>(error_of(*message));
             case MessageKind::terminal:
                 terminal = std::move(message->descriptor);
+                break;
+            case MessageKind::listener:
+                TRY(send_listener(request.seccomp_listener, std::move(message->descriptor), hook_state("creating"),
+                                  pid));
                 break;
             case MessageKind::wants_hooks:
                 TRY(run_hooks(hooks.prestart, "prestart", hook_state("creating")));
@@ -258,21 +299,28 @@ Result<> Container::Impl::bring_up(const CreateRequest& request, bool new_user_n
     }
 }
 
-Result<Container> Container::create(CreateRequest request) {
+Result<Container> Container::create(const CreateRequest& request) {
     auto impl = std::make_unique<Impl>();
     impl->timeline.begin = monotonic_ns();
     if (request.id.empty()) return fail(Code::invalid_argument, "container id: missing");
     if (!request.spec.process) return fail(Code::invalid_argument, "process: missing");
 
-    if (request.spec.linux_spec.intel_rdt) return fail(Code::unimplemented, "linux.intelRdt is not supported");
+    if (request.spec.linux_spec.intel_rdt)
+        return fail(
+            Code::unimplemented,
+            "linux.intelRdt: this runtime does not manage Intel RDT (resctrl); remove it from the configuration");
 
     InitPlan plan;
     plan.request = &request;
     plan.rootfs = TRY(plan_rootfs(request.spec, request.bundle, request.overlay ? &*request.overlay : nullptr));
-    plan.process = TRY(plan_process(*request.spec.process, std::move(request.seccomp), request.stdio));
+    plan.process = TRY(plan_process(*request.spec.process, request.seccomp, request.stdio));
     plan.process.extra_fds = request.extra_fds;
+    plan.process.seccomp_notifies = request.seccomp_listener.has_value();
     plan.process.personality = request.spec.linux_spec.personality;
     plan.process.new_session_keyring = request.new_session_keyring;
+    // "Not applicable to the container's init process" (config.md, "execCPUAffinity").
+    plan.process.process.exec_cpu_affinity_initial.clear();
+    plan.process.process.exec_cpu_affinity_final.clear();
     plan.process.create_cwd = true;
     plan.process.name = request.id;
     plan.process.rows = request.rows;
@@ -286,13 +334,24 @@ Result<Container> Container::create(CreateRequest request) {
     plan.rootfs.no_pivot = request.no_pivot;
 
     NamespacePlan namespaces = TRY(plan_namespaces(request, plan));
+    TRY(check_sysctls(request.spec.linux_spec, namespaces.kinds));
     plan.rootfs.user_namespace = plan.new_user_namespace || plan.joined_user_namespace;
     for (const Mount& mount : request.spec.mounts) {
         if (mount.type != "cgroup" && mount.type != "cgroup2") continue;
         plan.rootfs.cgroups = TRY(cgroup_directories(request.cgroup));
         break;
     }
-    TRY(open_bind_sources(plan.rootfs, plan.rootfs.user_namespace ? BindSources::all : BindSources::idmapped));
+    // A user has the right to clone mounts only inside of his namespaces; root has it only outside of the container's.
+    plan.rootfs.sources_in_child = !plan.rootfs.user_namespace || request.rootless;
+    TRY(open_bind_sources(plan.rootfs, plan.rootfs.sources_in_child ? BindSources::idmapped : BindSources::all));
+    plan.process.parent_sets_oom_score = plan.rootfs.user_namespace;
+    if (request.complete_cgroup) {
+        if (request.cgroup == nullptr || plan.rootfs.user_namespace)
+            return fail(Code::invalid_argument, "a cgroup can be completed late only outside of user namespaces");
+        plan.cgroup_is_late = true;
+        plan.late_tasks = request.cgroup->task_paths();
+        namespaces.spawn.flags &= ~std::uint64_t{CLONE_NEWNET};  // the child's own time, not ours
+    }
     if (request.cgroup != nullptr) plan.cgroup = TRY(request.cgroup->prepare_join(), "cgroup");
     if (!request.start_socket_path.empty()) plan.listener = TRY(listen_for_start(request.start_socket_path));
 
@@ -304,7 +363,19 @@ Result<Container> Container::create(CreateRequest request) {
         namespaces.spawn.cgroup = plan.cgroup->unified_directory();
         plan.born_in_unified = true;
     }
-    Spawned child = TRY(spawn(namespaces.spawn, run_init, &plan), "create container");
+    // The files in /proc of a process that is not dumpable are root's: a user could not write the maps.
+    bool dumpable = request.rootless && plan.new_user_namespace;
+    if (dumpable) ::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    auto spawned = spawn(namespaces.spawn, run_init, &plan);
+    if (!spawned && request.rootless && spawned.error().os_errno() == EACCES && namespaces.spawn.cgroup >= 0 &&
+        !plan.cgroup->task_files().empty()) {
+        // On v2 a user moves processes only below what was delegated to him. Where the limits are on v1 the container
+        // does without its place there.
+        namespaces.spawn.cgroup = -1;
+        spawned = spawn(namespaces.spawn, run_init, &plan);
+    }
+    if (dumpable) ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    Spawned child = TRY(std::move(spawned), "create container");
     plan.channel.reset();
     plan.listener.reset();
 
@@ -316,7 +387,8 @@ Result<Container> Container::create(CreateRequest request) {
     impl->namespaces = std::move(namespaces.kinds);
     impl->start_socket_path = request.start_socket_path;
     impl->channel = std::move(ours);
-    auto up = impl->bring_up(request, plan.new_user_namespace);
+    auto up = impl->bring_up(request, plan.new_user_namespace,
+                             plan.process.parent_sets_oom_score && request.spec.process->oom_score_adj.has_value());
     if (up) {
         auto start_time = process_start_time(child.pid);
         if (start_time) {
@@ -328,6 +400,10 @@ Result<Container> Container::create(CreateRequest request) {
     if (!up) {
         kill_and_reap(child);
         if (!request.start_socket_path.empty()) ::unlink(request.start_socket_path.c_str());
+        // Hooks that have run may have something to take back.
+        if (auto after = run_hooks(impl->hooks.poststop, "poststop", impl->hook_state("stopped"), HookFailure::go_on);
+            !after)
+            log_warn("container.poststop", {{"id", impl->id}, {"error", after.error()}});
         return std::unexpected<Error>(std::move(up).error());
     }
     impl->pidfd = std::move(child.pidfd);
@@ -366,7 +442,8 @@ Result<> Container::start() {
     }
     impl_->started = true;
     // The container runs: a failing poststart hook is told, and that is all (runtime.md "Lifecycle", step 10).
-    if (auto hooks = run_hooks(impl_->hooks.poststart, "poststart", impl_->hook_state("running")); !hooks)
+    if (auto hooks = run_hooks(impl_->hooks.poststart, "poststart", impl_->hook_state("running"), HookFailure::go_on);
+        !hooks)
         log_warn("container.poststart", {{"id", impl_->id}, {"error", hooks.error()}});
     return {};
 }
@@ -387,7 +464,7 @@ Result<> run_poststop_hooks(const json::object& state) {
     hook.status = "stopped";
     hook.bundle = TRY(reader.string_or("bundle", ""));
     hook.annotations = TRY(reader.string_map("annotations"));
-    return run_hooks(TRY(hooks_from_json(hooks->object())).poststop, "poststop", hook);
+    return run_hooks(TRY(hooks_from_json(hooks->object())).poststop, "poststop", hook, HookFailure::go_on);
 }
 
 const std::string& Container::id() const {

@@ -20,6 +20,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -66,6 +67,13 @@ struct ExtraFd {
     int number = -1;  // in the container
 };
 
+// Who answers a profile's SCMP_ACT_NOTIFY: a unix socket that gets the descriptor of the notifications with a
+// ContainerProcessState (config-linux.md "Seccomp", listenerPath).
+struct SeccompListener {
+    std::string path;      // absolute
+    std::string metadata;  // passed on as it is
+};
+
 // Monotonic nanoseconds; 0: did not happen.
 struct Timeline {
     std::int64_t begin = 0, cloned = 0, namespaces_joined = 0, cgroup_joined = 0, rootfs_mounted = 0, mounts_done = 0,
@@ -85,12 +93,17 @@ struct CreateRequest {
     std::array<int, 3> stdio{-1, -1, -1};  // borrowed; -1: /dev/null. Not used with spec.process->terminal.
     std::vector<ExtraFd> extra_fds;
     std::vector<NamespaceFd> namespaces;
-    confine::SeccompProgram seccomp;          // empty: no filter
+    confine::SeccompProgram seccomp;  // empty: no filter
+    std::optional<SeccompListener> seccomp_listener;
     const confine::Cgroup* cgroup = nullptr;  // made and configured; the first process starts inside
-    bool init = false;                        // docker's --init: PID 1 forwards signals and reaps
+    // The rest of the cgroup's making, for one that Cgroup::begin() has begun: runs here while the first process is
+    // busy with its namespaces, and the process enters it when this has succeeded.
+    std::function<Result<>()> complete_cgroup;
+    bool init = false;  // docker's --init: PID 1 forwards signals and reaps
     bool new_session_keyring = true;
     bool loopback_up = true;  // bring lo up in a network namespace made here
     bool no_pivot = false;    // MS_MOVE + chroot: root on initramfs only
+    bool rootless = false;  // not the host's root: id maps by newuidmap and newgidmap, sources opened in the container
     // Folder for the socket another process starts the container by (wherry-runtime); empty: only this object can.
     std::string start_socket_path;
     std::uint16_t rows = 0, columns = 0;  // of a terminal
@@ -101,6 +114,7 @@ struct ExecRequest {
     std::array<int, 3> stdio{-1, -1, -1};
     std::vector<ExtraFd> extra_fds;
     confine::SeccompProgram seccomp;  // empty: no filter
+    std::optional<SeccompListener> seccomp_listener;
     const confine::Cgroup* cgroup = nullptr;
     std::uint16_t rows = 0, columns = 0;
 };
@@ -124,8 +138,9 @@ Result<std::optional<ExitStatus>> try_wait_exit(int pidfd);
 class Container {
   public:
     // Makes the namespaces and the first process, which then waits for start(). On error nothing is left: no process,
-    // no mount. user() tells what spec.process->user.username came to; HOME is set when the environment has none.
-    static Result<Container> create(CreateRequest request);
+    // no mount; the poststop hooks have run if others may have before. user() tells what spec.process->user.username
+    // came to; HOME is set when the environment has none.
+    static Result<Container> create(const CreateRequest& request);
     // A container of an earlier process (not necessarily its parent), from state(). not_found when its process is gone
     // or the pid belongs to another process by now.
     static Result<Container> restore(const json::object& state);

@@ -25,7 +25,7 @@ struct Container::Impl {
     bool started = false;
 
     HookState hook_state(const char* status) const;
-    Result<> bring_up(const CreateRequest& request, bool new_user_namespace);
+    Result<> bring_up(const CreateRequest& request, bool new_user_namespace, bool set_oom_score);
 };
 
 void kill_and_reap(const Spawned& child);

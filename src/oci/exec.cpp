@@ -30,6 +30,7 @@
 #include "oci/container_impl.hpp"
 #include "oci/mount_calls.hpp"
 #include "oci/process_setup.hpp"
+#include "oci/seccomp_listener.hpp"
 #include "oci/spawn.hpp"
 
 namespace wherry::oci {
@@ -66,25 +67,8 @@ class Exec {
 };
 
 Result<> Exec::forget_foreign_descriptors() {
-    std::vector<int> keep{0, 1, 2, plan_.channel.get(), plan_.pidfd};
-    if (plan_.cgroup) {
-        keep.insert(keep.end(), plan_.cgroup->task_files().begin(), plan_.cgroup->task_files().end());
-        if (plan_.cgroup->unified_procs() >= 0) keep.push_back(plan_.cgroup->unified_procs());
-    }
-    for (int fd : plan_.process.stdio) {
-        if (fd >= 0) keep.push_back(fd);
-    }
-    int highest = 2;
-    for (const ExtraFd& extra : plan_.process.extra_fds) {
-        keep.push_back(extra.fd);
-        highest = std::max(highest, extra.number);
-    }
-    std::ranges::sort(keep);
-    keep.erase(std::ranges::unique(keep).begin(), keep.end());
-    if (int error = confine::post_fork::close_all_but(keep); error != 0) return fail_errno(error, "close descriptors");
-    reply_.reset(::fcntl(plan_.channel.get(), F_DUPFD_CLOEXEC, highest + 1));
-    if (!reply_) return fail_errno("channel");
-    plan_.channel.reset();
+    const int more[] = {plan_.pidfd};
+    reply_ = TRY(close_foreign_descriptors(descriptors_of(plan_.process, plan_.cgroup), more, plan_.channel));
     return {};
 }
 
@@ -168,7 +152,7 @@ Result<> Exec::run() {
         master_.reset();
     }
     const int runtime_fds[] = {reply_.get()};
-    TRY(setup_.confine(runtime_fds));
+    TRY(setup_.confine(runtime_fds, reply_.get()));
     plan_.timeline.confined = monotonic_ns();
     ready.timeline = plan_.timeline;
     TRY(send_message(reply_.get(), ready));
@@ -203,6 +187,7 @@ Result<ExecProcess> Container::exec(ExecRequest request) {
     ExecPlan plan;
     plan.process = TRY(plan_process(request.process, std::move(request.seccomp), request.stdio));
     plan.process.extra_fds = request.extra_fds;
+    plan.process.seccomp_notifies = request.seccomp_listener.has_value();
     plan.process.name = impl_->id;
     plan.process.rows = request.rows;
     plan.process.columns = request.columns;
@@ -217,6 +202,10 @@ Result<ExecProcess> Container::exec(ExecRequest request) {
     for (const std::string& kind : impl_->namespaces) {
         plan.namespaces |= flag_of(kind);
         plan.user_namespace = plan.user_namespace || kind == "user";
+    }
+    if (plan.user_namespace) {
+        auto setgroups = read_file("/proc/" + std::to_string(impl_->pid) + "/setgroups", 64);
+        plan.process.setgroups_denied = setgroups && setgroups->starts_with("deny");
     }
     if (plan.cgroup && plan.cgroup->unified_directory() >= 0) {
         spawn_request.cgroup = plan.cgroup->unified_directory();
@@ -241,6 +230,10 @@ Result<ExecProcess> Container::exec(ExecRequest request) {
                     return std::unexpected<Error>(error_of(*message));
                 case MessageKind::terminal:
                     process.terminal = std::move(message->descriptor);
+                    break;
+                case MessageKind::listener:
+                    TRY(send_listener(request.seccomp_listener, std::move(message->descriptor),
+                                      impl_->hook_state("running"), helper.pid));
                     break;
                 case MessageKind::ready:
                     process.timeline = message->timeline;

@@ -140,11 +140,16 @@ json::object HookState::to_json() const {
     return object;
 }
 
-Result<> run_hooks(std::span<const Hook> hooks, const char* kind, const HookState& state) {
+Result<> run_hooks(std::span<const Hook> hooks, const char* kind, const HookState& state, HookFailure failure) {
+    Result<> outcome;
     for (std::size_t i = 0; i < hooks.size(); ++i) {
-        TRY(run_hook(hooks[i], state), std::string(kind) + " hook #" + std::to_string(i) + " (" + hooks[i].path + ")");
+        auto ran = run_hook(hooks[i], state);
+        if (ran || !outcome) continue;
+        outcome = std::unexpected<Error>(std::move(ran).error().context(
+            std::string(kind) + " hook #" + std::to_string(i) + " (" + hooks[i].path + ")"));
+        if (failure == HookFailure::stop) break;
     }
-    return {};
+    return outcome;
 }
 
 }  // namespace wherry::oci

@@ -20,8 +20,14 @@ struct HookState {
     json::object to_json() const;
 };
 
-// Runs them in order; stops at the first that fails: not 0, a signal, or its timeout (then it is killed), with what it
-// wrote to stderr in the message. Without a timeout it may take as long as it likes.
-Result<> run_hooks(std::span<const Hook> hooks, const char* kind, const HookState& state);
+// What a failing hook means: for those after start and after the end the specification wants a warning only, and the
+// others to run all the same.
+enum class HookFailure : unsigned char { stop, go_on };
+
+// Runs them in order. One fails by an exit code other than 0, a signal, or its timeout (then it is killed); what it
+// wrote to stderr is in the message. Without a timeout it may take as long as it likes. With go_on the first failure is
+// told at the end.
+Result<> run_hooks(std::span<const Hook> hooks, const char* kind, const HookState& state,
+                   HookFailure failure = HookFailure::stop);
 
 }  // namespace wherry::oci

@@ -5,6 +5,7 @@
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -33,6 +34,7 @@ class Init {
     Result<> forget_foreign_descriptors();
     Result<std::int64_t> wait_for(MessageKind kind, const char* what);  // -> the message's pid
     Result<> enter_namespaces();
+    Result<> enter_late_cgroup();
     Result<> become_root_of_user_namespace();
     Result<> time_namespace();
     Result<> loopback_up();
@@ -50,31 +52,12 @@ class Init {
 };
 
 Result<> Init::forget_foreign_descriptors() {
-    std::vector<int> keep{0, 1, 2, plan_.channel.get()};
-    if (plan_.listener) keep.push_back(plan_.listener.get());
-    for (const auto& entry : plan_.join) keep.push_back(entry.first.get());
-    for (const PlannedMount& mount : plan_.rootfs.mounts) {
-        if (mount.tree) keep.push_back(mount.tree.get());
-    }
-    if (plan_.cgroup) {
-        keep.insert(keep.end(), plan_.cgroup->task_files().begin(), plan_.cgroup->task_files().end());
-        if (plan_.cgroup->unified_procs() >= 0) keep.push_back(plan_.cgroup->unified_procs());
-    }
-    for (int fd : plan_.process.stdio) {
-        if (fd >= 0) keep.push_back(fd);
-    }
-    int highest = 2;
-    for (const ExtraFd& extra : plan_.process.extra_fds) {
-        keep.push_back(extra.fd);
-        highest = std::max(highest, extra.number);
-    }
-    if (plan_.process.init_binary) keep.push_back(plan_.process.init_binary.get());
-    std::ranges::sort(keep);
-    keep.erase(std::ranges::unique(keep).begin(), keep.end());
-    if (int error = confine::post_fork::close_all_but(keep); error != 0) return fail_errno(error, "close descriptors");
-    reply_.reset(::fcntl(plan_.channel.get(), F_DUPFD_CLOEXEC, highest + 1));
-    if (!reply_) return fail_errno("channel");
-    plan_.channel.reset();
+    KeptDescriptors kept = descriptors_of(plan_.process, plan_.cgroup);
+    int highest = kept.highest_target;
+    std::vector<int> more{plan_.listener.get(), plan_.mount_namespace.get()};
+    for (const auto& entry : plan_.join) more.push_back(entry.first.get());
+    for (const PlannedMount& mount : plan_.rootfs.mounts) more.push_back(mount.tree.get());
+    reply_ = TRY(close_foreign_descriptors(std::move(kept), more, plan_.channel));
     if (plan_.listener) {
         Fd moved(::fcntl(plan_.listener.get(), F_DUPFD_CLOEXEC, highest + 1));
         if (!moved) return fail_errno("start socket");
@@ -135,6 +118,23 @@ Result<> Init::names() {
     return {};
 }
 
+// A cgroup that the parent has completed while this process made its namespaces and mounts. Its namespace has the
+// present cgroup as its root, so that comes after.
+Result<> Init::enter_late_cgroup() {
+    if (!plan_.cgroup_is_late) return {};
+    plan_.cgroup_is_late = false;
+    TRY(wait_for(MessageKind::proceed, "cgroup"));
+    for (const std::string& path : plan_.late_tasks) {
+        Fd tasks = TRY(open_file(path, O_WRONLY), "join cgroup");
+        const int file = tasks.get();
+        if (int error = confine::post_fork::join_cgroups(std::span(&file, 1)); error != 0)
+            return fail_errno(error, "join cgroup " + path);
+    }
+    timeline().cgroup_joined = monotonic_ns();
+    if (plan_.new_cgroup_namespace && ::unshare(CLONE_NEWCGROUP) < 0) return fail_errno("new cgroup namespace");
+    return {};
+}
+
 Result<> Init::enter_namespaces() {
     // The cgroup first: its namespace has the present cgroup as its root.
     if (plan_.cgroup) {
@@ -143,10 +143,12 @@ Result<> Init::enter_namespaces() {
         if (!plan_.born_in_unified && plan_.cgroup->unified_procs() >= 0)
             TRY(write_all(plan_.cgroup->unified_procs(), "0"), "join cgroup");
     }
-    timeline().cgroup_joined = monotonic_ns();
+    if (!plan_.cgroup_is_late) timeline().cgroup_joined = monotonic_ns();
     if (plan_.new_user_namespace) {
         TRY(wait_for(MessageKind::proceed, "id maps"));
         TRY(become_root_of_user_namespace());
+        // A user's runtime had to stay dumpable until its maps were written.
+        if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) return fail_errno("PR_SET_DUMPABLE");
     } else if (plan_.joined_user_namespace) {
         TRY(become_root_of_user_namespace());
     }
@@ -156,10 +158,19 @@ Result<> Init::enter_namespaces() {
             return fail_errno(error, "join " + std::string(confine::to_string(kind)) + " namespace");
     }
     plan_.join.clear();
-    if (plan_.new_cgroup_namespace && ::unshare(CLONE_NEWCGROUP) < 0) return fail_errno("new cgroup namespace");
+    if (plan_.cgroup_is_late) {
+        // What the clone would have done on the parent's time.
+        if (plan_.new_network_namespace && ::unshare(CLONE_NEWNET) < 0) return fail_errno("new network namespace");
+    } else if (plan_.new_cgroup_namespace && ::unshare(CLONE_NEWCGROUP) < 0) {
+        return fail_errno("new cgroup namespace");
+    }
     if (plan_.new_time_namespace) TRY(time_namespace());
     if (plan_.new_network_namespace && plan_.request->loopback_up) TRY(loopback_up());
     if (::setsid() < 0) return fail_errno("setsid");
+    if (plan_.mount_namespace) {
+        if (::setns(plan_.mount_namespace.get(), CLONE_NEWNS) < 0) return fail_errno("join mount namespace");
+        plan_.mount_namespace.reset();
+    }
     TRY(names());
     timeline().namespaces_joined = monotonic_ns();
     return {};
@@ -179,7 +190,9 @@ Result<> Init::file_system() {
     TRY(rootfs_.detach_from_host());
     TRY(rootfs_.attach_root());
     timeline().rootfs_mounted = monotonic_ns();
+    plan_.rootfs.before_cgroups = [this] { return enter_late_cgroup(); };
     TRY(rootfs_.make_mounts());
+    TRY(enter_late_cgroup());
     timeline().mounts_done = monotonic_ns();
     TRY(rootfs_.make_devices());
     if (plan_.rootfs.terminal) {
@@ -229,7 +242,7 @@ Result<> Init::prepare() {
     }
     TRY(setup_.label());
     const int runtime_fds[] = {reply_.get(), plan_.listener.get()};
-    TRY(setup_.confine(runtime_fds));
+    TRY(setup_.confine(runtime_fds, reply_.get()));
     timeline().confined = monotonic_ns();
     ready.kind = MessageKind::ready;
     timeline().ready = monotonic_ns();

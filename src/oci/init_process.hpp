@@ -19,8 +19,11 @@ struct InitPlan {
     RootfsPlan rootfs;
     ProcessPlan process;
     std::optional<confine::CgroupJoin> cgroup;
+    std::vector<std::string> late_tasks;  // of a cgroup that is completed meanwhile: opened by the child
+    bool cgroup_is_late = false;
     bool born_in_unified = false;                         // CLONE_INTO_CGROUP did the v2 part
     std::vector<std::pair<Fd, confine::Namespace>> join;  // all but user and pid, which the clone takes care of
+    Fd mount_namespace;                                   // joined after all others; -1: a new one
     bool new_user_namespace = false, joined_user_namespace = false;
     bool new_network_namespace = false, new_cgroup_namespace = false, new_time_namespace = false;
     bool own_uts_namespace = false;

@@ -174,6 +174,15 @@ Result<> set_attributes(int mount, std::uint64_t set, std::uint64_t clear, TreeD
     return {};
 }
 
+Result<> set_private(int mount, std::uint64_t attributes, TreeDepth depth) {
+    mount_attr wanted{};
+    wanted.attr_set = attributes;
+    wanted.propagation = MS_PRIVATE;
+    unsigned flags = AT_EMPTY_PATH | (depth == TreeDepth::recursive ? static_cast<unsigned>(AT_RECURSIVE) : 0U);
+    if (::mount_setattr(mount, "", flags, &wanted, sizeof wanted) < 0) return fail_errno("mount_setattr");
+    return {};
+}
+
 Result<> set_propagation(int mount, unsigned long flags) {
     if (flags == 0) return {};
     mount_attr attributes{};

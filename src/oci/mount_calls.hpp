@@ -32,6 +32,8 @@ Result<Fd> make_mount(const FileSystem& file_system);
 
 Result<> attach_mount(int mount, int target);  // move_mount onto what target refers to
 Result<> set_attributes(int mount, std::uint64_t set, std::uint64_t clear, TreeDepth depth);
+// A tree taken from the host, for the container alone: attributes and MS_PRIVATE in one call.
+Result<> set_private(int mount, std::uint64_t attributes, TreeDepth depth);
 Result<> set_propagation(int mount, unsigned long flags);  // MS_PRIVATE..., with MS_REC for the whole tree
 
 // A path below `root` as a descriptor (O_PATH), created where missing: directories with mode 0755, the last part a

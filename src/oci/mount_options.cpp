@@ -2,6 +2,7 @@
 
 #include <sys/mount.h>
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -95,6 +96,23 @@ bool apply_propagation(std::string_view word, unsigned long& propagation) {
 }
 
 }  // namespace
+
+std::vector<std::string> known_mount_options() {
+    std::vector<std::string> words{"bind", "rbind", "tmpcopyup", "idmap", "ridmap"};
+    for (const AttributeWord& entry : attribute_words) {
+        words.emplace_back(entry.word);
+        words.push_back("r" + std::string(entry.word));
+    }
+    for (const AttributeWord& entry : time_words) {
+        words.emplace_back(entry.word);
+        words.push_back("r" + std::string(entry.word));
+    }
+    for (const PropagationWord& entry : propagation_words) words.emplace_back(entry.word);
+    words.insert(words.end(), superblock_flags.begin(), superblock_flags.end());
+    words.insert(words.end(), ignored_words.begin(), ignored_words.end());
+    std::ranges::sort(words);
+    return words;
+}
 
 bool MountOptions::readonly() const {
     return ((attributes_set | recursive_set) & MOUNT_ATTR_RDONLY) != 0;

@@ -28,6 +28,8 @@ struct MountOptions {
     bool readonly() const;
 };
 
+// Every word that is not passed on to the file system as it is, sorted: for `features`.
+std::vector<std::string> known_mount_options();
 // Unknown words are the file system's own, as the specification says. invalid_argument for one that contradicts itself.
 Result<MountOptions> parse_mount_options(std::span<const std::string> options);
 

@@ -1,7 +1,6 @@
 #include "oci/process_setup.hpp"
 
 #include <fcntl.h>
-#include <linux/ioprio.h>
 #include <linux/keyctl.h>
 #include <linux/magic.h>
 #include <sched.h>
@@ -19,6 +18,7 @@
 
 #include "base/log.hpp"
 #include "confine/process_attributes.hpp"
+#include "oci/channel.hpp"
 #include "oci/mount_calls.hpp"
 
 namespace wherry::oci {
@@ -34,6 +34,13 @@ struct SchedulerAttributes {
     std::uint32_t priority = 0;
     std::uint64_t runtime = 0, deadline = 0, period = 0;
 };
+
+// <linux/ioprio.h> of Debian's kernel headers is no C++ (a parameter called "class").
+constexpr int io_class_realtime = 1;
+constexpr int io_class_best_effort = 2;
+constexpr int io_class_idle = 3;
+constexpr int io_class_shift = 13;
+constexpr int io_who_process = 1;
 
 // What the runtime may not give it does not promise: the specification wants a warning, not a failure.
 confine::CapabilitySet known(const std::vector<std::string>& names) {
@@ -100,9 +107,9 @@ Result<std::uint64_t> scheduler_flag(const std::string& name) {
 }
 
 Result<int> io_class(const std::string& name) {
-    if (name == "IOPRIO_CLASS_RT") return IOPRIO_CLASS_RT;
-    if (name == "IOPRIO_CLASS_BE") return IOPRIO_CLASS_BE;
-    if (name == "IOPRIO_CLASS_IDLE") return IOPRIO_CLASS_IDLE;
+    if (name == "IOPRIO_CLASS_RT") return io_class_realtime;
+    if (name == "IOPRIO_CLASS_BE") return io_class_best_effort;
+    if (name == "IOPRIO_CLASS_IDLE") return io_class_idle;
     return fail(Code::invalid_argument, "process.ioPriority.class: unknown " + name);
 }
 
@@ -125,6 +132,36 @@ Result<> set_affinity(const std::vector<int>& processors) {
 std::unexpected<Error> program_error(FailureKind kind, std::string message, int os_errno) {
     return fail(kind == FailureKind::executable_not_found ? Code::not_found : Code::permission_denied,
                 std::move(message), os_errno);
+}
+
+KeptDescriptors descriptors_of(const ProcessPlan& plan, const std::optional<confine::CgroupJoin>& cgroup) {
+    KeptDescriptors kept;
+    kept.keep = {0, 1, 2};
+    if (cgroup) {
+        kept.keep.insert(kept.keep.end(), cgroup->task_files().begin(), cgroup->task_files().end());
+        kept.keep.push_back(cgroup->unified_procs());
+    }
+    kept.keep.insert(kept.keep.end(), plan.stdio.begin(), plan.stdio.end());
+    for (const ExtraFd& extra : plan.extra_fds) {
+        kept.keep.push_back(extra.fd);
+        kept.highest_target = std::max(kept.highest_target, extra.number);
+    }
+    kept.keep.push_back(plan.init_binary.get());
+    return kept;
+}
+
+Result<Fd> close_foreign_descriptors(KeptDescriptors kept, std::span<const int> more, Fd& channel) {
+    std::vector<int>& keep = kept.keep;
+    keep.insert(keep.end(), more.begin(), more.end());
+    keep.push_back(channel.get());
+    std::erase(keep, -1);
+    std::ranges::sort(keep);
+    keep.erase(std::ranges::unique(keep).begin(), keep.end());
+    if (int error = confine::post_fork::close_all_but(keep); error != 0) return fail_errno(error, "close descriptors");
+    Fd moved(::fcntl(channel.get(), F_DUPFD_CLOEXEC, kept.highest_target + 1));
+    if (!moved) return fail_errno("channel");
+    channel.reset();
+    return moved;
 }
 
 Result<ProcessPlan> plan_process(const ProcessSpec& process, confine::SeccompProgram seccomp,
@@ -179,7 +216,7 @@ Result<> ProcessSetup::early() {
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    if (plan_.process.oom_score_adj) {
+    if (plan_.process.oom_score_adj && !plan_.parent_sets_oom_score) {
         int error = confine::post_fork::set_oom_score_adj(*plan_.process.oom_score_adj);
         if (error != 0) return fail_errno(error, "process.oomScoreAdj");
     }
@@ -209,8 +246,8 @@ Result<> ProcessSetup::scheduling() {
     }
     if (plan_.process.io_priority) {
         int kind = TRY(io_class(plan_.process.io_priority->class_name));
-        int value = (kind << IOPRIO_CLASS_SHIFT) | plan_.process.io_priority->priority;
-        if (::syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) < 0) return fail_errno("process.ioPriority");
+        int value = (kind << io_class_shift) | plan_.process.io_priority->priority;
+        if (::syscall(SYS_ioprio_set, io_who_process, 0, value) < 0) return fail_errno("process.ioPriority");
     }
     if (plan_.personality) {
         unsigned long persona = TRY(confine::parse_personality(plan_.personality->domain));
@@ -310,7 +347,19 @@ Result<> ProcessSetup::enter_directory() {
     return {};
 }
 
-Result<> ProcessSetup::confine(std::span<const int> keep) {
+// A listener is told of by a message: the parent hands it to whoever answers.
+Result<> ProcessSetup::install_seccomp(int reply) {
+    int listener = -1;
+    int error = confine::post_fork::install_seccomp(plan_.seccomp.instructions, plan_.seccomp.flags, &listener);
+    if (error != 0) return fail_errno(error, "seccomp");
+    if (!plan_.seccomp_notifies) return {};
+    Fd owned(listener);
+    Message message;
+    message.kind = MessageKind::listener;
+    return send_message(reply, message, owned.get());
+}
+
+Result<> ProcessSetup::confine(std::span<const int> keep, int reply) {
     if (plan_.new_session_keyring) {
         std::string keyring = "_ses." + plan_.name;
         if (::syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, keyring.c_str()) < 0 && errno != ENOSYS &&
@@ -358,18 +407,18 @@ Result<> ProcessSetup::confine(std::span<const int> keep) {
             return fail_errno(error, "no_new_privs");
     } else if (!plan_.seccomp.empty()) {
         // Without no_new_privs installing takes CAP_SYS_ADMIN: before the capabilities go.
-        if (int error = confine::post_fork::install_seccomp(plan_.seccomp.instructions, plan_.seccomp.flags);
-            error != 0)
-            return fail_errno(error, "seccomp");
+        TRY(install_seccomp(reply));
     }
-    if (int error = confine::post_fork::become_user(user_.user.uid, user_.user.gid, user_.user.additional_gids,
-                                                    plan_.capabilities);
+    if (int error = confine::post_fork::become_user(
+            user_.user.uid, user_.user.gid, user_.user.additional_gids, plan_.capabilities,
+            plan_.setgroups_denied ? confine::post_fork::Setgroups::denied : confine::post_fork::Setgroups::ask_proc);
         error != 0)
         return fail_errno(error, "user " + std::to_string(user_.user.uid) + ":" + std::to_string(user_.user.gid) +
                                      " and capabilities");
     // A directory only the user may enter (not root without CAP_DAC_OVERRIDE).
     if (!entered) TRY(enter_directory());
     program_ = TRY(find_program());
+    if (plan_.process.no_new_privileges && plan_.seccomp_notifies) TRY(install_seccomp(reply));
     return {};
 }
 
@@ -430,7 +479,7 @@ Result<> ProcessSetup::execute() {
     arguments.push_back(nullptr);
     for (std::string& entry : plan_.process.env) environment.push_back(entry.data());
     environment.push_back(nullptr);
-    if (plan_.process.no_new_privileges && !plan_.seccomp.empty()) {
+    if (plan_.process.no_new_privileges && !plan_.seccomp.empty() && !plan_.seccomp_notifies) {
         if (int error = confine::post_fork::install_seccomp(plan_.seccomp.instructions, plan_.seccomp.flags);
             error != 0)
             return fail_errno(error, "seccomp");

@@ -12,6 +12,7 @@
 #include "base/fd.hpp"
 #include "base/result.hpp"
 #include "confine/capabilities.hpp"
+#include "confine/cgroup.hpp"
 #include "confine/rlimits.hpp"
 #include "confine/seccomp.hpp"
 #include "oci/container.hpp"
@@ -29,6 +30,9 @@ struct ProcessPlan {
     Fd null_device;  // what stands in for those nobody gave
     std::vector<ExtraFd> extra_fds;
     std::optional<Personality> personality;
+    bool seccomp_notifies = false;       // its listener is told of to the parent, so it is installed before that ends
+    bool parent_sets_oom_score = false;  // in a user namespace the process may not write it
+    bool setgroups_denied = false;       // known of the user namespace that is joined
     bool new_session_keyring = false;
     bool create_cwd = false;
     bool init = false;
@@ -36,6 +40,16 @@ struct ProcessPlan {
     std::string name;  // of the container, for the session keyring
     std::uint16_t rows = 0, columns = 0;
 };
+
+// Descriptors of a plan that the child needs before it closes all others; the channel and the container's own numbers
+// come on top. One list for the first process and those of exec.
+struct KeptDescriptors {
+    std::vector<int> keep;
+    int highest_target = 2;  // the highest number that a passed descriptor will have: the runtime's own move above it
+};
+KeptDescriptors descriptors_of(const ProcessPlan& plan, const std::optional<confine::CgroupJoin>& cgroup);
+// Closes everything but those, `more` and `channel`; then moves the channel out of the way of the plan's numbers.
+Result<Fd> close_foreign_descriptors(KeptDescriptors kept, std::span<const int> more, Fd& channel);
 
 // stdio: -1 becomes /dev/null.
 Result<ProcessPlan> plan_process(const ProcessSpec& process, confine::SeccompProgram seccomp, std::array<int, 3> stdio);
@@ -54,7 +68,8 @@ class ProcessSetup {
     Result<> take_terminal();  // stdin as the controlling terminal of this (new) session
     // Everything up to execve; afterwards the process has the container's rights and no descriptor but its own and
     // `keep` (-1: none), which must be above the numbers of the plan's.
-    Result<> confine(std::span<const int> keep);
+    // `reply` is where a seccomp listener is sent.
+    Result<> confine(std::span<const int> keep, int reply);
     // Does not return unless execve fails.
     Result<> execute();
     // exec: "foo": ... as Docker words it; with the FailureKind in front (see failure_kind).
@@ -63,6 +78,7 @@ class ProcessSetup {
   private:
     Result<> enter_directory();
     Result<> scheduling();
+    Result<> install_seccomp(int reply);
 
     ProcessPlan& plan_;
     ResolvedUser user_;

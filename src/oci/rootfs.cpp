@@ -14,6 +14,7 @@
 #include "oci/copy_up.hpp"
 #include "oci/mount_calls.hpp"
 #include "oci/overlay.hpp"
+#include "oci/sysctl.hpp"
 
 namespace wherry::oci {
 
@@ -45,6 +46,19 @@ Result<> check_destination(const PlannedMount& planned) {
         if (destination == allowed) return {};
     }
     return fail(Code::invalid_argument, destination + ": cannot be mounted because it is inside /proc");
+}
+
+// What would have no effect is refused.
+Result<> check_options(const PlannedMount& planned) {
+    const MountOptions& options = planned.options;
+    if (options.copy_up && planned.mount->type != "tmpfs")
+        return fail(Code::invalid_argument, "tmpcopyup is for tmpfs");
+    if (!planned.bind) return {};
+    std::string option;
+    if (!options.values.empty()) option = options.values.front().first;
+    if (!options.flags.empty()) option = options.flags.front();
+    if (option.empty()) return {};
+    return fail(Code::invalid_argument, "bind mounts cannot have any filesystem-specific options applied: " + option);
 }
 
 unsigned long propagation_flags(const std::string& name) {
@@ -84,6 +98,7 @@ Result<RootfsPlan> plan_rootfs(const Spec& spec, const std::string& bundle, cons
         if ((planned.options.idmap || !mount.uid_mappings.empty()) && !planned.bind)
             return fail(Code::invalid_argument, "mount " + mount.destination + ": only bind mounts can be idmapped");
         TRY(check_destination(planned));
+        TRY(check_options(planned), "mount " + mount.destination);
         if (planned.bind && mount.source.front() != '/' && bundle.empty())
             return fail(Code::invalid_argument, "mount " + mount.destination + ": source must be absolute");
         plan.mounts.push_back(std::move(planned));
@@ -94,16 +109,30 @@ Result<RootfsPlan> plan_rootfs(const Spec& spec, const std::string& bundle, cons
 Result<> Rootfs::detach_from_host() {
     // From here on nothing that happens here reaches the host; what the host mounts later reaches binds only when
     // asked.
-    unsigned long flags = propagation_flags(plan_.spec->linux_spec.rootfs_propagation);
-    if (flags == 0) flags = MS_SLAVE | MS_REC;
-    if (::mount(nullptr, "/", nullptr, flags, nullptr) < 0) return fail_errno("propagation of the new mount namespace");
-    if (!plan_.user_namespace) TRY(open_bind_sources(plan_, BindSources::all));
+    if (!plan_.joined_mount_namespace) {
+        unsigned long flags = propagation_flags(plan_.spec->linux_spec.rootfs_propagation);
+        if (flags == 0) flags = MS_SLAVE | MS_REC;
+        if (::mount(nullptr, "/", nullptr, flags, nullptr) < 0)
+            return fail_errno("propagation of the new mount namespace");
+    }
+    if (plan_.sources_in_child) TRY(open_bind_sources(plan_, BindSources::all));
     old_root_ = TRY(open_file("/", O_PATH | O_DIRECTORY));
     null_device_ = TRY(open_null_device());
     return {};
 }
 
+// In a namespace of others, who look at their own /: the root is mounted over its own place and entered by chroot.
+Result<> Rootfs::attach_root_aside() {
+    if (plan_.overlay != nullptr)
+        return fail(Code::invalid_argument, "an overlay root needs a mount namespace of its own");
+    root_ = TRY(clone_tree(AT_FDCWD, plan_.root_path, TreeDepth::recursive), "root filesystem");
+    TRY(set_propagation(root_.get(), MS_PRIVATE | MS_REC));
+    Fd place = TRY(open_file(plan_.root_path, O_PATH | O_DIRECTORY), "root filesystem");
+    return attach_mount(root_.get(), place.get());
+}
+
 Result<> Rootfs::attach_root() {
+    if (plan_.joined_mount_namespace) return attach_root_aside();
     if (plan_.overlay != nullptr) {
         // The sources were taken: now / itself becomes private, so that what is attached over it never reaches a peer.
         if (::mount(nullptr, "/", nullptr, MS_PRIVATE, nullptr) < 0) return fail_errno("make / private");
@@ -144,6 +173,7 @@ Result<> Rootfs::make_mount_entry(PlannedMount& planned) {
         target = std::move(*plain);
     }
     if (mount.type == "cgroup" || mount.type == "cgroup2") {
+        if (plan_.before_cgroups) TRY(plan_.before_cgroups());
         if (!planned.bind) return make_cgroup_mount(planned, target.get());
     }
 
@@ -205,8 +235,9 @@ Result<> Rootfs::make_cgroup_mount(const PlannedMount& planned, int target) {
     if (plan_.cgroups.empty()) return fail(Code::not_found, "no cgroup hierarchy is mounted on this host");
     if (plan_.cgroups.size() == 1 && plan_.cgroups.front().name.empty()) {
         Fd tree = TRY(clone_tree(AT_FDCWD, plan_.cgroups.front().source, TreeDepth::recursive));
-        TRY(set_attributes(tree.get(), attributes, 0, TreeDepth::recursive));
-        return attach_mount(tree.get(), target);
+        TRY(set_private(tree.get(), attributes, TreeDepth::recursive));
+        TRY(attach_mount(tree.get(), target));
+        return set_propagation(tree.get(), options.propagation);
     }
     FileSystem folder;
     folder.type = "tmpfs";
@@ -221,13 +252,13 @@ Result<> Rootfs::make_cgroup_mount(const PlannedMount& planned, int target) {
             if (tree.error().os_errno() == ENOENT) continue;  // a hierarchy the container has no directory in
             return fail_errno(tree.error().os_errno(), "cgroup hierarchy " + directory.name);
         }
-        TRY(set_attributes(tree->get(), attributes, 0, TreeDepth::single));
+        TRY(set_private(tree->get(), attributes, TreeDepth::single));
         if (::mkdirat(holder.get(), directory.name.c_str(), 0755) < 0) return fail_errno("cgroup hierarchy");
         Fd place = TRY(open_path_in_root_nofollow(holder.get(), directory.name));
         TRY(attach_mount(tree->get(), place.get()), "cgroup hierarchy " + directory.name);
     }
     TRY(set_attributes(holder.get(), attributes & MOUNT_ATTR_RDONLY, 0, TreeDepth::single));
-    return {};
+    return set_propagation(holder.get(), options.propagation);
 }
 
 Result<> Rootfs::make_link(const std::string& path, const std::string& target) {
@@ -304,6 +335,7 @@ Result<> Rootfs::make_device(const Device& device) {
     if ((info.st_mode & S_IFMT) != type || info.st_rdev != number)
         return fail(Code::permission_denied, "the host's node is another device");
     Fd tree = TRY(clone_tree(source.get(), TreeDepth::single));
+    TRY(set_propagation(tree.get(), MS_PRIVATE));
     Fd target = TRY(make_path_in_root(root_.get(), path, PathKind::file));
     return attach_mount(tree.get(), target.get());
 }
@@ -352,12 +384,8 @@ Result<> Rootfs::write_sysctls() {
         TRY(prove_procfs_root(own.get()));
     }
     for (const auto& [name, value] : settings) {
-        // "net.ipv4.ip_forward" and "net/ipv4/conf/eth0.1/forwarding": a slash anywhere means slashes separate.
-        std::string path = name;
-        if (path.find('/') == std::string::npos) {
-            for (char& letter : path) letter = letter == '.' ? '/' : letter;
-        }
-        TRY(write_below_procfs(procfs_ ? procfs_.get() : own.get(), "sys/" + path, value), "sysctl " + name);
+        TRY(write_below_procfs(procfs_ ? procfs_.get() : own.get(), "sys/" + sysctl_path(name), value),
+            "sysctl " + name);
     }
     return {};
 }
@@ -386,6 +414,7 @@ Result<> Rootfs::mask(const std::string& path) {
     if (::fstat(target->get(), &info) < 0) return fail_errno(path);
     if (!S_ISDIR(info.st_mode)) {
         Fd tree = TRY(clone_tree(null_device_.get(), TreeDepth::single));
+        TRY(set_propagation(tree.get(), MS_PRIVATE));  // the host's /dev is a peer of others
         return attach_mount(tree.get(), target->get());
     }
     if (!empty_folder_) {
@@ -424,7 +453,7 @@ Result<> Rootfs::protect() {
 
 Result<> Rootfs::pivot() {
     if (::fchdir(root_.get()) < 0) return fail_errno("chdir to the root");
-    if (plan_.no_pivot) {
+    if (plan_.no_pivot || plan_.joined_mount_namespace) {
         // The host's root is an initramfs, which cannot be pivoted from: the container's root is moved over it.
         if (::chroot(".") < 0) return fail_errno("chroot");
         if (::chdir("/") < 0) return fail_errno("chdir /");

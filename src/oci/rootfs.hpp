@@ -7,6 +7,7 @@
 // of the image is ever walked by the kernel outside the root.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -41,6 +42,9 @@ struct RootfsPlan {
     std::vector<PlannedMount> mounts;
     std::vector<CgroupDirectory> cgroups;
     bool user_namespace = false;
+    std::function<Result<>()> before_cgroups;  // called once, before the first mount that shows cgroups
+    bool sources_in_child = true;              // bind sources are opened by the child, in its new namespaces
+    bool joined_mount_namespace = false;
     bool no_pivot = false;
     bool terminal = false;
 };
@@ -75,6 +79,7 @@ class Rootfs {
     int procfs() const { return procfs_.get(); }
 
   private:
+    Result<> attach_root_aside();
     Result<> make_mount_entry(PlannedMount& planned);
     Result<> make_cgroup_mount(const PlannedMount& planned, int target);
     Result<> copy_up(int target, int mount);

@@ -37,6 +37,16 @@ std::vector<BlockIo> block_io_of(std::vector<confine::BlockIoEntry>& entries) {
     return items;
 }
 
+// An empty one that is there already was left by a supervisor that died.
+Result<confine::Cgroup> create_cgroup(const confine::CgroupSystem& system, const std::string& path) {
+    auto created = confine::Cgroup::create(system, path);
+    if (created || created.error().code() != Code::already_exists) return created;
+    auto left = confine::Cgroup::open(system, path);
+    if (!left || TRY(left->populated())) return created;
+    TRY(left->remove());
+    return confine::Cgroup::create(system, path);
+}
+
 Result<> send_signal(int pidfd, int signal) {
     if (::syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) < 0) {
         if (errno == ESRCH) return fail(Code::conflict, "the process has ended", ESRCH);
@@ -56,9 +66,10 @@ SupervisedContainer::SupervisedContainer(Surroundings& surroundings, CreateReque
       begin_ns_(monotonic_ns()) {}
 
 Result<std::unique_ptr<SupervisedContainer>> SupervisedContainer::create(Surroundings& surroundings,
-                                                                         CreateRequest request, int netns) {
+                                                                         CreateRequest request,
+                                                                         const SandboxNamespaces& namespaces) {
     std::unique_ptr<SupervisedContainer> container(new SupervisedContainer(surroundings, std::move(request)));
-    TRY(container->set_up(request, netns));
+    TRY(container->set_up(request, namespaces));
     return container;
 }
 
@@ -78,23 +89,26 @@ SupervisedContainer::~SupervisedContainer() {
     if (first_) first_->output().close_sources();
 }
 
-Result<> SupervisedContainer::set_up(CreateRequest& request, int netns) {
+Result<> SupervisedContainer::set_up(CreateRequest& request, const SandboxNamespaces& namespaces) {
     oci::CreateRequest create;
     create.spec = TRY(oci::spec_from_json(request.spec));
     request.spec = {};
     create.id = id_;
     create.bundle = std::move(request.bundle);
     create.init = request.init;
+    create.no_pivot = request.no_pivot;
+    create.new_session_keyring = !request.keep_session_keyring;
     if (!seccomp_path_.empty()) create.seccomp = TRY(confine::load_seccomp_program(seccomp_path_), "seccomp filter");
     if (!request.root.lower_directories.empty()) {
         oci::OverlayRoot overlay;
         overlay.lower = std::move(request.root.lower_directories);
         overlay.upper = std::move(request.root.upper_directory);
         overlay.work = std::move(request.root.work_directory);
+        overlay.options = std::move(request.root.options);
         if (request.root.volatile_writes) overlay.options.emplace_back("volatile");
         create.overlay = std::move(overlay);
     }
-    if (netns >= 0) create.namespaces.push_back({"network", netns});
+    namespaces.give(create);
     has_poststop_hooks_ = !create.spec.hooks.poststop.empty();
     bool terminal = create.spec.process && create.spec.process->terminal;
     if (terminal && create.spec.process->console_size) {
@@ -106,7 +120,9 @@ Result<> SupervisedContainer::set_up(CreateRequest& request, int netns) {
 
     const confine::CgroupSystem* system = TRY(confine::CgroupSystem::of_this_host());
     const std::string& wanted_path = create.spec.linux_spec.cgroups_path;
-    cgroup_ = TRY(confine::Cgroup::create(*system, wanted_path.empty() ? "/wherry/" + id_ : wanted_path), "cgroup");
+    cgroup_path_ = wanted_path.empty() ? "/wherry/" + id_ : wanted_path;
+    cgroup_ = TRY(create_cgroup(*system, cgroup_path_), "cgroup");
+    confine::supply_default_devices(create.spec.linux_spec.resources.devices);
     TRY(cgroup_->apply(create.spec.linux_spec.resources), "cgroup");
     create.cgroup = &*cgroup_;
     mark("limits");
@@ -277,9 +293,18 @@ Result<> SupervisedContainer::resume() {
     return {};
 }
 
-Result<Stats> SupervisedContainer::stats() {
+Result<confine::CgroupStatistics> SupervisedContainer::cgroup_statistics() const {
     if (!cgroup_) return fail(Code::conflict, "the container has ended");
-    confine::CgroupStatistics raw = TRY(cgroup_->statistics());
+    return cgroup_->statistics();
+}
+
+Result<std::vector<pid_t>> SupervisedContainer::pids() const {
+    if (!cgroup_) return fail(Code::conflict, "the container has ended");
+    return cgroup_->pids();
+}
+
+Result<Stats> SupervisedContainer::stats() {
+    confine::CgroupStatistics raw = TRY(cgroup_statistics());
     Stats stats;
     stats.read_at = wall_now();
     stats.cpu_total_ns = raw.cpu.usage_ns;

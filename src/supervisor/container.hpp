@@ -16,6 +16,7 @@
 #include "oci/container.hpp"
 #include "supervisor/process.hpp"
 #include "supervisor/protocol.hpp"
+#include "supervisor/sandbox_namespaces.hpp"
 
 namespace wherry::supervisor {
 
@@ -37,7 +38,7 @@ class SupervisedContainer {
   public:
     // Makes the cgroup, the log, the pipes and the waiting first process. On error nothing is left behind.
     static Result<std::unique_ptr<SupervisedContainer>> create(Surroundings& surroundings, CreateRequest request,
-                                                               int netns);
+                                                               const SandboxNamespaces& namespaces);
     ~SupervisedContainer();  // kills what still runs and removes the cgroup
     SupervisedContainer(const SupervisedContainer&) = delete;
     SupervisedContainer& operator=(const SupervisedContainer&) = delete;
@@ -48,6 +49,10 @@ class SupervisedContainer {
     Result<> pause();
     Result<> resume();
     Result<Stats> stats();
+    Result<confine::CgroupStatistics> cgroup_statistics() const;  // conflict once it has ended
+    Result<std::vector<pid_t>> pids() const;                      // of every process inside
+    const std::string& cgroup_path() const { return cgroup_path_; }
+    json::object runtime_state() const { return container_->state(); }  // what oci::Container::restore() takes
     Result<> update(const UpdateRequest& request);
     Result<> remove_exec(const std::string& exec_id);
     // The first process, or an exec; not_found.
@@ -70,7 +75,7 @@ class SupervisedContainer {
     };
 
     SupervisedContainer(Surroundings& surroundings, CreateRequest&& request);
-    Result<> set_up(CreateRequest& request, int netns);
+    Result<> set_up(CreateRequest& request, const SandboxNamespaces& namespaces);
     void first_process_ended(int wait_status);
     void exec_ended(const std::string& exec_id, int wait_status);
     void finish_first(ExitStatus status);
@@ -89,6 +94,7 @@ class SupervisedContainer {
     WallTime created_at_{};
     std::int64_t begin_ns_ = 0;
     std::vector<Timing> timings_;
+    std::string cgroup_path_;
     std::optional<confine::Cgroup> cgroup_;
     std::optional<confine::OomWatch> oom_watch_;
     Watch oom_events_;

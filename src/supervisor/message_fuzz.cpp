@@ -24,6 +24,7 @@ void parse_as_everything(const wherry::json::object& body) {
     parse_and_write_again<Hello>(reader);
     parse_and_write_again<HelloReply>(reader);
     parse_and_write_again<CreateRequest>(reader);
+    parse_and_write_again<SandboxRequest>(reader);
     parse_and_write_again<ExecRequest>(reader);
     parse_and_write_again<ProcessReference>(reader);
     parse_and_write_again<KillRequest>(reader);

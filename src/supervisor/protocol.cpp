@@ -176,6 +176,7 @@ Result<RootFilesystem> RootFilesystem::parse(const JsonReader& reader) {
     value.upper_directory = TRY(codec::absolute_path(reader, "upper_directory"));
     value.work_directory = TRY(codec::absolute_path(reader, "work_directory"));
     value.volatile_writes = TRY(reader.boolean_or("volatile_writes", false));
+    value.options = TRY(reader.strings("options"));
     return value;
 }
 
@@ -185,6 +186,7 @@ json::object to_json_object(const RootFilesystem& value) {
     put(object, "upper_directory", value.upper_directory);
     put(object, "work_directory", value.work_directory);
     put(object, "volatile_writes", value.volatile_writes);
+    codec::put_strings(object, "options", value.options);
     return object;
 }
 
@@ -224,6 +226,8 @@ Result<CreateRequest> CreateRequest::parse(const JsonReader& reader) {
     value.stdin_open = TRY(reader.boolean_or("stdin_open", false));
     value.stdin_once = TRY(reader.boolean_or("stdin_once", false));
     value.init = TRY(reader.boolean_or("init", false));
+    value.no_pivot = TRY(reader.boolean_or("no_pivot", false));
+    value.keep_session_keyring = TRY(reader.boolean_or("keep_session_keyring", false));
     return value;
 }
 
@@ -239,6 +243,31 @@ json::object to_json_object(const CreateRequest& value) {
     put(object, "stdin_open", value.stdin_open);
     put(object, "stdin_once", value.stdin_once);
     put(object, "init", value.init);
+    put(object, "no_pivot", value.no_pivot);
+    put(object, "keep_session_keyring", value.keep_session_keyring);
+    return object;
+}
+
+Result<SandboxRequest> SandboxRequest::parse(const JsonReader& reader) {
+    SandboxRequest value;
+    value.namespaces = TRY(reader.strings("namespaces"));
+    for (const std::string& kind : value.namespaces) {
+        if (kind != "ipc" && kind != "uts" && kind != "pid") return reader.wrong("namespaces", "ipc, uts or pid");
+    }
+    value.hostname = TRY(reader.string_or("hostname", ""));
+    value.domainname = TRY(reader.string_or("domainname", ""));
+    for (const auto* name : {&value.hostname, &value.domainname}) {
+        if (name->size() > 64 || name->find('\0') != std::string::npos)
+            return reader.wrong(name == &value.hostname ? "hostname" : "domainname", "at most 64 bytes");
+    }
+    return value;
+}
+
+json::object to_json_object(const SandboxRequest& value) {
+    json::object object;
+    codec::put_strings(object, "namespaces", value.namespaces);
+    put(object, "hostname", value.hostname);
+    put(object, "domainname", value.domainname);
     return object;
 }
 

@@ -53,6 +53,7 @@ inline constexpr std::string_view update = "update";            // UpdateRequest
 inline constexpr std::string_view close_stdin = "close_stdin";  // ProcessReference -> {}
 inline constexpr std::string_view discard_output = "discard_output";  // ProcessReference -> {}: nobody will read it
 inline constexpr std::string_view wait_log = "wait_log";              // LogWaitRequest -> LogProgress
+inline constexpr std::string_view sandbox = "sandbox";                // SandboxRequest (+ fd: netns) -> SandboxState
 inline constexpr std::string_view subscribe = "subscribe";            // {} -> SandboxState; events follow from then on
 inline constexpr std::string_view stream = "stream";                  // StreamRequest [+ fd] -> StreamReply
 inline constexpr std::string_view shutdown = "shutdown";              // {} -> {}: kill everything, end the shim
@@ -94,7 +95,8 @@ struct RootFilesystem {
     std::vector<std::string> lower_directories;  // topmost first
     std::string upper_directory;
     std::string work_directory;
-    bool volatile_writes = false;  // overlay's "volatile": no sync at unmount
+    bool volatile_writes = false;      // overlay's "volatile": no sync at unmount
+    std::vector<std::string> options;  // further ones of overlayfs: "index=off", "userxattr"
     static Result<RootFilesystem> parse(const JsonReader& reader);
 };
 
@@ -123,9 +125,21 @@ struct CreateRequest {
     bool stdin_open = false;  // otherwise stdin is /dev/null
     bool stdin_once = false;  // the first client that leaves closes stdin
     bool init = false;        // docker run --init: a PID 1 in front of the process that forwards signals and reaps
+    bool no_pivot = false;    // chroot instead of pivot_root: for a host whose root is an initramfs
+    bool keep_session_keyring = false;  // the container shares the supervisor's session keyring
     // The request may carry one descriptor: the network namespace. The shim keeps it as long as the sandbox lives and
     // uses it for later containers that bring none.
     static Result<CreateRequest> parse(const JsonReader& reader);
+};
+
+// Before the first container of a sandbox that several share: the shim makes these namespaces and keeps them, and
+// containers whose spec names one of them without a path are put into it. From then on the shim also stays while it has
+// no container, as long as a client is connected. Once; conflict afterwards or when there is a container already.
+struct SandboxRequest {
+    std::vector<std::string> namespaces;  // of "ipc", "uts", "pid"; the network's comes as the descriptor
+    std::string hostname;                 // of a shared uts namespace; empty: the host's stays
+    std::string domainname;
+    static Result<SandboxRequest> parse(const JsonReader& reader);
 };
 
 struct ExecRequest {
@@ -327,6 +341,7 @@ json::object to_json_object(const HelloReply& value);
 json::object to_json_object(const RootFilesystem& value);
 json::object to_json_object(const LogOptions& value);
 json::object to_json_object(const CreateRequest& value);
+json::object to_json_object(const SandboxRequest& value);
 json::object to_json_object(const ExecRequest& value);
 json::object to_json_object(const KillRequest& value);
 json::object to_json_object(const ResizeRequest& value);

@@ -17,7 +17,8 @@ namespace wherry::supervisor {
 namespace {
 
 const std::vector<std::string>& features() {
-    static const std::vector<std::string> names{"run", "stream-fd", "oom-events", "wait-log", "log-compress"};
+    static const std::vector<std::string> names{"run",      "stream-fd",    "oom-events",
+                                                "wait-log", "log-compress", "sandbox"};
     return names;
 }
 
@@ -107,6 +108,7 @@ Server::Answer Server::dispatch(const std::string& name, Call& call) {
     if (ending_) return fail(Code::unavailable, "the supervisor is ending");
     if (name == method::run) return run(call);
     if (name == method::create) return create(call);
+    if (name == method::sandbox) return sandbox(call);
     if (name == method::start) return start(call);
     if (name == method::exec) return exec(call);
     if (name == method::stream) return stream(call);
@@ -175,13 +177,23 @@ Result<SupervisedContainer*> Server::make_container(Call& call) {
         return fail(Code::already_exists, "container " + request.container_id + " exists");
     if (containers_.size() >= max_containers)
         return fail(Code::resource_exhausted, "too many containers in the sandbox");
-    if (!call.fds.empty()) netns_ = std::move(call.fds.front());
+    if (!call.fds.empty()) namespaces_.keep_network(std::move(call.fds.front()));
     std::string id = request.container_id;
-    auto container = TRY(SupervisedContainer::create(surroundings_, std::move(request), netns_.get()));
+    auto container = TRY(SupervisedContainer::create(surroundings_, std::move(request), namespaces_));
     SupervisedContainer* raw = container.get();
     containers_.emplace(std::move(id), std::move(container));
     had_containers_ = true;
     return raw;
+}
+
+Server::Answer Server::sandbox(Call& call) {
+    SandboxRequest request = TRY(SandboxRequest::parse(call.params));
+    if (is_sandbox_) return fail(Code::conflict, "the sandbox has its namespaces already");
+    if (!containers_.empty()) return fail(Code::conflict, "the sandbox has a container already");
+    if (!call.fds.empty()) namespaces_.keep_network(std::move(call.fds.front()));
+    TRY(namespaces_.make(request, options_.directory));
+    is_sandbox_ = true;
+    return to_json_object(sandbox_state());
 }
 
 Server::Answer Server::create(Call& call) {
@@ -271,7 +283,7 @@ SandboxState Server::sandbox_state() const {
     SandboxState state;
     state.sandbox_id = options_.sandbox_id;
     state.pid = ::getpid();
-    state.netns_fd = netns_.get();
+    state.netns_fd = namespaces_.network();
     for (const auto& [id, container] : containers_) state.containers.push_back(container->state());
     return state;
 }
@@ -339,7 +351,7 @@ Server::Answer Server::shutdown(Call& call) {
 // could create one is connected any more. Streams that still have output to deliver are waited for.
 void Server::end_if_unused() {
     if (!containers_.empty()) return;
-    if (!had_containers_ && !ending_ && !connections_.empty()) return;
+    if ((!had_containers_ || is_sandbox_) && !ending_ && !connections_.empty()) return;
     if (listener_) {
         listener_watch_.reset();
         listener_.reset();

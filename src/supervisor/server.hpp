@@ -54,6 +54,7 @@ class Server final : public MessageHandler, public ContainerObserver {
     void accept_connections();
     Answer dispatch(const std::string& name, Call& call);
     Answer hello(Call& call);
+    Answer sandbox(Call& call);
     Answer create(Call& call);
     Answer start(Call& call);
     Answer run(Call& call);
@@ -80,12 +81,13 @@ class Server final : public MessageHandler, public ContainerObserver {
     WallTime started_at_;
     Fd listener_;
     Watch listener_watch_;
-    Fd netns_;
+    SandboxNamespaces namespaces_;
     std::uint64_t next_connection_ = 1;
     std::map<std::uint64_t, std::unique_ptr<ControlConnection>> connections_;
     std::vector<std::unique_ptr<StreamConnection>> streams_;
     std::map<std::string, std::unique_ptr<SupervisedContainer>> containers_;
     bool had_containers_ = false;
+    bool is_sandbox_ = false;  // it stays without containers while somebody is connected
     bool ending_ = false;
 };
 

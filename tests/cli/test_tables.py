@@ -20,14 +20,14 @@ CONTAINERS = [
      "Labels": {"com.example.role": "front", "b": "2"}, "State": "running", "Status": "Up About an hour", "HostConfig": {"NetworkMode": "default"}, "SizeRw": 1234567, "SizeRootFs": 7654321,
      "NetworkSettings": {"Networks": {"bridge": {}}},
      "Mounts": [{"Type": "volume", "Name": "a-volume-with-a-long-name", "Source": "", "Destination": "/d", "Driver": "local"}, {"Type": "bind", "Source": "/srv/www", "Destination": "/w"}]},
-    {"Id": "b" * 64, "Names": ["/größe"], "Image": "sha256:" + "2" * 64, "ImageID": "sha256:" + "2" * 64, "Command": "true", "Created": NOW - 90, "Ports": [], "Labels": {}, "State": "exited",
+    {"Id": "b" * 64, "Names": ["/größe"], "Image": "sha256:" + "2" * 64, "ImageID": "sha256:" + "2" * 64, "Command": "true", "Created": NOW - 18300, "Ports": [], "Labels": {}, "State": "exited",
      "Status": "Exited (0) About a minute ago", "HostConfig": {"NetworkMode": "none"}, "NetworkSettings": {"Networks": {"none": {}}}, "Mounts": []},
     {"Id": "c" * 64, "Names": ["/made"], "Image": "registry.example:5000/team/app:1.2@sha256:" + "3" * 64, "ImageID": "sha256:" + "3" * 64, "Command": "", "Created": NOW - 86400 * 20, "Ports": [], "Labels": None,
      "State": "created", "Status": "Created", "HostConfig": {}, "NetworkSettings": {"Networks": {}}, "Mounts": []},
 ]
 IMAGES = [
     {"Id": "sha256:" + "1" * 64, "RepoTags": ["busybox:latest", "busybox:1"], "RepoDigests": ["busybox@sha256:" + "d" * 64], "Created": NOW - 4000000, "Size": 4261234, "SharedSize": -1, "Containers": -1, "Labels": None, "ParentId": ""},
-    {"Id": "sha256:" + "2" * 64, "RepoTags": [], "RepoDigests": [], "Created": NOW - 90, "Size": 999, "SharedSize": -1, "Containers": -1, "Labels": {}, "ParentId": ""},
+    {"Id": "sha256:" + "2" * 64, "RepoTags": [], "RepoDigests": [], "Created": NOW - 18300, "Size": 999, "SharedSize": -1, "Containers": -1, "Labels": {}, "ParentId": ""},
     {"Id": "sha256:" + "3" * 64, "RepoTags": ["registry.example:5000/team/app:1.2"], "RepoDigests": [], "Created": NOW - 7200, "Size": 1234567890, "SharedSize": -1, "Containers": -1, "Labels": {}, "ParentId": ""},
 ]
 INSPECTED = {"Id": "a" * 64, "Created": "2026-11-23T10:00:00.5Z", "Path": "sh", "Args": ["-c", "x"], "Name": "/web", "RestartCount": 0, "Driver": "overlay2", "Platform": "linux", "Image": "sha256:" + "1" * 64,
@@ -40,7 +40,7 @@ VOLUMES = {"Volumes": [{"Name": "zeta", "Driver": "local", "Mountpoint": "/v/zet
                        {"Name": "alpha", "Driver": "local", "Mountpoint": "/v/alpha", "Scope": "local", "Labels": None, "Options": None, "CreatedAt": "2026-11-23T10:00:00Z"}], "Warnings": None}
 NETWORKS = [{"Id": "e" * 64, "Name": "bridge", "Driver": "bridge", "Scope": "local", "Created": "2026-11-23T10:00:00Z", "EnableIPv6": False, "Internal": False, "Labels": {}},
             {"Id": "f" * 64, "Name": "back", "Driver": "bridge", "Scope": "local", "Created": "2026-11-23T10:00:00Z", "EnableIPv6": False, "Internal": True, "Labels": {"a": "b"}}]
-HISTORY = [{"Id": "sha256:" + "1" * 64, "Created": NOW - 90, "CreatedBy": "/bin/sh -c #(nop)  CMD [\"sh\"] and something that is long enough to be cut", "Size": 0, "Comment": "", "Tags": ["busybox:latest"]},
+HISTORY = [{"Id": "sha256:" + "1" * 64, "Created": NOW - 18300, "CreatedBy": "/bin/sh -c #(nop)  CMD [\"sh\"] and something that is long enough to be cut", "Size": 0, "Comment": "", "Tags": ["busybox:latest"]},
            {"Id": "<missing>", "Created": NOW - 7200, "CreatedBy": "/bin/sh -c #(nop) ADD file:abc in /", "Size": 4261234, "Comment": "imported", "Tags": None}]
 TOP = {"Titles": ["PID", "USER", "COMMAND"], "Processes": [["1", "root", "sh -c x"], ["12345", "a-user-with-a-long-name", "sleep"]]}
 ANSWERS = {

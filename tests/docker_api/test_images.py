@@ -81,7 +81,8 @@ def test_import_answers_the_id(daemon):
         ("fromSrc=-&repo=x&changes=NONSENSE%20x", tar_of({"a": b"x"}), 400),
         ("fromSrc=-&repo=x", b"this is no tar, is it? " * 100, 400),
         ("fromSrc=http://127.0.0.1:1/x.tar", b"", 501),
-        ("fromImage=busybox&tag=1", b"", 501),
+        ("fromImage=127.0.0.1:1/busybox&tag=1", b"", 503),
+        ("fromImage=UPPER", b"", 400),
         ("", b"", 400),
     ],
 )

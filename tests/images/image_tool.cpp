@@ -54,7 +54,7 @@ Result<> on_container(ImageStore& store, const std::string& verb, const std::vec
         for (const auto& lower : root.lowers) std::printf("lower %s\n", lower.c_str());
         std::printf("upper %s\nwork %s\n", root.upper.c_str(), root.work.c_str());
     } else if (verb == "changes") {
-        for (const auto& change : TRY(store.layers().changes(words[0], chain))) {
+        for (const auto& change : TRY(store.layers().changes(words[0], chain, {}))) {
             std::printf("%c %s\n", "CAD"[static_cast<int>(change.kind)], change.path.c_str());
         }
     } else if (verb == "size") {

@@ -59,6 +59,6 @@ def test_completions_complete(tree):
     complete_line() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _wherry; echo "${{COMPREPLY[*]}}"; }}
     complete_line wherry ren; complete_line wherry container pr; complete_line wherry run --timi; complete_line wherry -H x lo'''
     result = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
-    assert result.stdout.splitlines() == ["rename", "prune", "--timings", "load logs"], result.stdout + result.stderr
+    assert result.stdout.splitlines() == ["rename", "prune", "--timings", "load login logout logs"], result.stdout + result.stderr
     assert (tree / "share/zsh/vendor-completions/_wherry").read_text().startswith("#compdef wherry")
     assert "complete -c wherry" in (tree / "share/fish/vendor_completions.d/wherry.fish").read_text()

@@ -120,6 +120,50 @@ def test_recursive_readonly(runtime, bundle):
     assert "plain-writable" in output
 
 
+@pytest.fixture
+def nested(runtime):
+    """A folder of the host with another mount below it."""
+    host = runtime.folder / "nested"
+    (host / "below").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", host / "below"], check=True)
+    yield host
+    subprocess.run(["umount", host / "below"], check=True)
+
+
+@pytest.mark.parametrize("option, word, at_both", [
+    ("rnosuid", "nosuid", True), ("rnodev", "nodev", True), ("rnoexec", "noexec", True), ("rnoatime", "noatime", True),
+    ("rnodiratime", "nodiratime", True), ("rnosymfollow", "nosymfollow", True), ("rro", "ro", True),
+    ("nosuid", "nosuid", False), ("noexec", "noexec", False), ("noatime", "noatime", False), ("ro", "ro", False),
+])
+def test_options_of_one_mount_and_of_all_below(runtime, bundle, nested, option, word, at_both):
+    bundle.mount("/t", nested, "rbind", option)
+    options = {line.split()[4]: line.split()[5].split(",") for line in runtime.output(bundle, "cat /proc/self/mountinfo").splitlines()}
+    assert word in options["/t"] and (word in options["/t/below"]) is at_both
+
+
+def test_recursive_options_are_taken_back(runtime, bundle, nested):
+    subprocess.run(["mount", "-o", "remount,nosuid,noexec,ro", nested / "below"], check=True)
+    bundle.mount("/t", nested, "rbind", "rsuid", "rexec", "rrw")
+    options = {line.split()[4]: line.split()[5].split(",") for line in runtime.output(bundle, "cat /proc/self/mountinfo").splitlines()}
+    assert not {"nosuid", "noexec"} & set(options["/t/below"]) and "rw" in options["/t/below"]
+
+
+@pytest.mark.parametrize("option, at_top, below", [
+    ("rshared", "shared:", "shared:"), ("rslave", None, "master:"), ("rprivate", None, None), ("private", None, "master:"),
+])
+def test_propagation_of_a_mount(runtime, bundle, nested, option, at_top, below):
+    subprocess.run(["mount", "--make-shared", nested / "below"], check=True)
+    bundle.mount("/t", nested, "rbind", option)
+    fields = {line.split()[4]: line.split(" - ")[0] for line in runtime.output(bundle, "cat /proc/self/mountinfo").splitlines()}
+
+    def holds(line: str, word: str | None) -> bool:
+        return word in line if word else "shared:" not in line and "master:" not in line
+
+    if option != "rslave":  # what the folder itself was before depends on the host
+        assert holds(fields["/t"], at_top)
+    assert holds(fields["/t/below"], below)
+
+
 def test_mount_options(runtime, bundle):
     bundle.mount("/t", "tmpfs", "size=1m", "mode=1770", "noexec", "nosuid", "nodev", kind="tmpfs")
     output = runtime.output(bundle, "grep ' /t ' /proc/mounts; stat -c %a /t; head -c 2000000 /dev/zero > /t/x 2>/dev/null || echo full; stat -c size:%s /t/x")
@@ -133,6 +177,18 @@ def test_bad_mount_options(runtime, bundle):
     assert done.returncode != 0 and "size=notanumber" in done.stderr
     other = runtime.bundle().mount("/t", "x", kind="nosuchfs")
     assert "nosuchfs" in runtime.run(other).stderr
+
+
+@pytest.mark.skipif(not is_ours(), reason="others differ in what they let pass")
+@pytest.mark.parametrize("kind, options, words", [
+    ("bind", ["rbind", "size=64k"], "size"),
+    ("bind", ["rbind", "nonsense"], "nonsense"),
+    ("bind", ["bind", "tmpcopyup"], "tmpcopyup"),
+    ("tmpfs", ["remount"], "remount"),
+])
+def test_options_without_effect_are_refused(runtime, bundle, kind, options, words):
+    done = runtime.run(bundle.mount("/mnt", "/tmp", *options, kind=kind))
+    assert done.returncode != 0 and words in done.stderr
 
 
 def test_tmpcopyup(runtime, bundle):
@@ -238,3 +294,14 @@ def test_idmapped_bind(runtime, bundle):
     if not is_ours() and done.returncode != 0:
         pytest.skip("this runtime has no idmapped mounts")
     assert done.stdout == "1000:2000\n", done.stderr
+
+
+@pytest.mark.skipif(not is_ours(), reason="others have it since later versions, or not at all")
+@pytest.mark.parametrize("option, below", [("idmap", "0:0"), ("ridmap", "1000:2000")])
+def test_idmapped_trees(runtime, bundle, nested, option, below):
+    if option == "ridmap" and tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 3):
+        pytest.skip("a tmpfs, which lies below here, has idmapped mounts since Linux 6.3")
+    maps = lambda inside: [{"containerID": 0, "hostID": inside, "size": 1}]
+    bundle.config["mounts"].append({"destination": "/mapped", "type": "bind", "source": str(nested), "options": ["rbind", option],
+                                    "uidMappings": maps(1000), "gidMappings": maps(2000)})
+    assert runtime.output(bundle, "stat -c %u:%g /mapped /mapped/below").split() == ["1000:2000", below]

@@ -40,6 +40,19 @@ def test_states(runtime, bundle):
     assert runtime.command("state", identifier).returncode != 0
 
 
+def test_long_paths(runtime, bundle):
+    """Engines keep the state in deep folders, under names of 64 characters: longer than a socket's name may be."""
+    runtime.root = runtime.root / ("deep-" * 12) / ("folder-" * 8)
+    runtime.root.mkdir(parents=True)
+    bundle.process["args"] = ["/bin/sleep", "1000"]
+    bundle.write()
+    identifier = "f" * 64
+    runtime.identifiers.append(identifier)
+    runtime.command("create", "-b", bundle.path, identifier, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    runtime.command("start", identifier, check=True)
+    assert runtime.state(identifier)["status"] == "running"
+
+
 def test_id_is_taken(runtime, bundle):
     identifier = runtime.create(bundle)
     bundle.write()
@@ -89,7 +102,9 @@ def test_missing_program(runtime, bundle):
     bundle.process["args"] = ["nosuchprogram"]
     done = runtime.run(bundle)
     assert done.returncode != 0
-    assert 'exec: "nosuchprogram": executable file not found in $PATH' in done.stderr
+    if is_ours():
+        assert 'exec: "nosuchprogram": executable file not found in $PATH' in done.stderr
+    assert "executable file" in done.stderr and "not found in $PATH" in done.stderr
     bundle.process["args"] = ["/nosuchprogram"]
     assert "no such file or directory" in runtime.run(bundle).stderr
 
@@ -217,8 +232,10 @@ def test_bad_configurations(runtime, bundle):
     for name, text in cases.items():
         (bundle.path / "config.json").write_text(text)
         identifier = runtime.new_id()
-        done = runtime.command("create", "-b", bundle.path, identifier)
-        assert done.returncode != 0 and done.stderr, name
+        said = runtime.folder / f"{identifier}.out"
+        with open(said, "w") as out:  # not a pipe: a runtime that takes it leaves a container with an open end
+            done = runtime.command("create", "-b", bundle.path, identifier, stdout=out, stderr=out)
+        assert done.returncode != 0 and said.read_text(), name
         assert not (runtime.root / identifier).exists() or not is_ours(), name
 
 

@@ -276,8 +276,8 @@ def test_an_idle_shim_is_small(shim):
     stream = shim.stream(container)
     stream.read_until(b"20000\n")
     stream.close()
-    time.sleep(1.5)
-    pss = shim.pss_kib()
-    print(f"PSS of an idle shim: {pss} KiB")
     if "/asan/" not in shim_binary() and "/tsan/" not in shim_binary():
-        assert pss < 300
+        # Once it has been idle for half a second it gives its memory back. Some 250 KiB of it are pages of the binary, which
+        # other shims share: how many of them are mapped around each fault is the kernel's choice (240 to 360 KiB seen in all).
+        wait_until(lambda: shim.pss_kib() < 400, timeout=20, what="an idle shim below 400 KiB PSS")
+    print(f"PSS of an idle shim: {shim.pss_kib()} KiB")

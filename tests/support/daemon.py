@@ -31,8 +31,20 @@ def daemon_help() -> str:
     return result.stdout + result.stderr
 
 
+def drop_nft_tables(bridge: str) -> None:
+    """Tables that are named after a bridge (all whose name begins so)."""
+    with contextlib.suppress(OSError):
+        tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
+        for line in tables.splitlines():
+            if bridge in line:
+                subprocess.run(["nft", "delete", *line.split()], check=False, capture_output=True)
+
+
 class Subnet:
-    """One of 64 /24 networks that no other test run on this machine holds, by a lock file."""
+    """One of 64 /24 networks that no other test run on this machine holds, by a lock file, and no interface has.
+
+    Bridges named after a number whose lock is free belong to a run that was killed: they are removed.
+    """
 
     def __init__(self):
         for number in range(64):
@@ -41,6 +53,13 @@ class Subnet:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
+                self._file.close()
+                continue
+            for line in subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=False).stdout.splitlines():
+                if line.split()[1].startswith(f"wt{number}br"):
+                    subprocess.run(["ip", "link", "delete", line.split()[1].rstrip(":")], check=False, capture_output=True)
+            drop_nft_tables(f"wt{number}br")
+            if f" 10.213.{number}." in subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=False).stdout:
                 self._file.close()
                 continue
             self.number = number
@@ -248,20 +267,12 @@ class Daemon:
             for base in ["/sys/fs/cgroup", *(str(path) for path in pathlib.Path("/sys/fs/cgroup").iterdir() if path.is_dir())]:
                 with contextlib.suppress(OSError):
                     os.rmdir(os.path.join(base, self.cgroup_parent))
-        self.drop_nft_tables()
+        drop_nft_tables(self.bridge)
         self.subnet.release()
         if problem is None or not os.environ.get("WHERRY_KEEP"):
             shutil.rmtree(self.root, ignore_errors=True)
         if problem is not None:
             raise problem
-
-    def drop_nft_tables(self) -> None:
-        """Tables that are named after this daemon's bridge."""
-        with contextlib.suppress(OSError):
-            tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
-            for line in tables.splitlines():
-                if self.bridge in line:
-                    subprocess.run(["nft", "delete", *line.split()], check=False, capture_output=True)
 
     def __enter__(self) -> "Daemon":
         try:

@@ -15,8 +15,9 @@ namespace wherry::api::docker {
 struct DockerApi::State {
     State(engine::Engine& served, ApiOptions chosen) : engine(served), options(std::move(chosen)) {
         for (std::span<const Route> routes :
-             {system_routes(), container_routes(), container_stream_routes(), exec_routes(), image_routes(),
-              volume_routes(), network_routes(), absent_routes()})
+             {system_routes(), container_routes(), container_stream_routes(), exec_routes(), archive_routes(),
+              image_routes(), registry_routes(), volume_routes(), network_routes(), sandbox_routes(), removed_routes(),
+              absent_routes()})
             for (const Route& route : routes) router.add(route.method, route.pattern, route.endpoint);
     }
 

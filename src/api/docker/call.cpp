@@ -93,6 +93,13 @@ Result<std::optional<WallTime>> Call::timestamp(std::string_view key) const {
     return parse_timestamp(query().get(key));
 }
 
+std::string error_line(const Error& error) {
+    JsonWriter writer;
+    writer.begin_object().key("errorDetail").begin_object().member("message", error.describe()).end_object();
+    writer.member("error", error.describe()).end_object();
+    return writer.take() + "\r\n";
+}
+
 Result<engine::Filters> parse_filters(std::string_view text) {
     engine::Filters filters;
     if (text.empty()) return filters;
@@ -164,7 +171,7 @@ asio::awaitable<Result<json::object>> Call::json_body(Body body) {
         }
         co_return std::unexpected(std::move(text).error());
     }
-    if (text->empty()) {
+    if (text->empty() || (body == Body::optional && (*text == "null" || *text == "null\n"))) {
         if (body == Body::optional) co_return json::object{};
         co_return fail(Code::invalid_argument, "invalid JSON: got EOF while reading request body");
     }

@@ -81,6 +81,9 @@ unsigned status_of(Code code);
 // Answers {"message": ...}.
 asio::awaitable<Result<>> send_error(http::Exchange& exchange, unsigned status, std::string_view message);
 
+// The last line of a stream of progress that failed.
+std::string error_line(const Error& error);
+
 Result<engine::Filters> parse_filters(std::string_view text);
 Result<std::optional<WallTime>> parse_timestamp(std::string_view text);
 
@@ -89,9 +92,13 @@ std::span<const Route> system_routes();
 std::span<const Route> container_routes();
 std::span<const Route> container_stream_routes();
 std::span<const Route> exec_routes();
+std::span<const Route> archive_routes();
 std::span<const Route> image_routes();
+std::span<const Route> registry_routes();
 std::span<const Route> volume_routes();
 std::span<const Route> network_routes();
+std::span<const Route> sandbox_routes();
+std::span<const Route> removed_routes();
 std::span<const Route> absent_routes();  // what is answered with a refusal
 
 }  // namespace wherry::api::docker

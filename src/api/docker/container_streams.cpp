@@ -9,6 +9,7 @@
 #include "api/docker/call.hpp"
 #include "api/docker/shapes.hpp"
 #include "api/docker/stdio_pump.hpp"
+#include "http/websocket.hpp"
 
 namespace wherry::api::docker {
 namespace {
@@ -64,6 +65,26 @@ asio::awaitable<Result<>> attach(Call& call) {
     std::string type(stream_content_type((*session)->terminal(), call.minor));
     CO_TRY(auto client, co_await call.exchange.hijack(std::move(type)));
     co_return co_await pump_stdio(std::move(*session), std::move(client), with_input ? Input::forwarded : Input::none);
+}
+
+// The same over a WebSocket, for browsers and SDKs: binary messages, output without frames. Errors before the handshake
+// are ordinary answers.
+asio::awaitable<Result<>> attach_websocket(Call& call) {
+    CO_CHECK(http::check_websocket_request(call.exchange.request()));
+    engine::AttachOptions options;
+    options.logs = call.flag("logs");
+    options.stream = call.flag("stream");
+    // Which streams are wished is asked since 1.42; before, it was all of them.
+    const bool selects = call.minor >= 42;
+    options.standard_input = !selects || call.flag("stdin");
+    options.standard_output = !selects || call.flag("stdout");
+    options.standard_error = !selects || call.flag("stderr");
+    options.detach_keys = call.text("detachKeys");
+    const bool with_input = options.standard_input && options.stream;
+    CO_TRY(auto session, co_await call.engine.containers().attach(call.name(), std::move(options)));
+    CO_TRY(auto client, co_await http::accept_websocket(call.exchange));
+    co_return co_await pump_stdio(std::move(session), std::move(client), with_input ? Input::forwarded : Input::none,
+                                  Output::raw);
 }
 
 // ---- logs ----
@@ -188,16 +209,16 @@ asio::awaitable<Result<>> stats(Call& call) {
     co_return co_await call.send_json(200, std::move(writer));
 }
 
-constexpr std::array routes = {
-    Route{"POST", "/containers/{name}/wait", wait},
-    Route{"POST", "/containers/{name}/attach", attach},
-    Route{"GET", "/containers/{name}/logs", logs},
-    Route{"GET", "/containers/{name}/stats", stats},
-};
-
 }  // namespace
 
 std::span<const Route> container_stream_routes() {
+    static constexpr std::array routes = {
+        Route{"POST", "/containers/{name}/wait", wait},
+        Route{"POST", "/containers/{name}/attach", attach},
+        Route{"GET", "/containers/{name}/attach/ws", attach_websocket},
+        Route{"GET", "/containers/{name}/logs", logs},
+        Route{"GET", "/containers/{name}/stats", stats},
+    };
     return routes;
 }
 

@@ -7,7 +7,7 @@
 namespace wherry::api::docker {
 namespace {
 
-asio::awaitable<Result<>> list(Call& call) {
+asio::awaitable<Result<>> list_containers(Call& call) {
     engine::ListOptions options;
     options.all = call.flag("all");
     options.size = call.flag("size");
@@ -32,14 +32,14 @@ asio::awaitable<Result<>> list(Call& call) {
     co_return co_await call.exchange.send_shared(200, "application/json", std::move(body));
 }
 
-asio::awaitable<Result<>> inspect(Call& call) {
+asio::awaitable<Result<>> inspect_container(Call& call) {
     CO_TRY(auto view, co_await call.engine.containers().inspect(call.name(), call.flag("size")));
     JsonWriter writer;
     write_container(writer, view, call.minor);
     co_return co_await call.send_json(200, std::move(writer));
 }
 
-asio::awaitable<Result<>> create(Call& call) {
+asio::awaitable<Result<>> create_container(Call& call) {
     CO_TRY(auto body, co_await call.json_body(Call::Body::required));
     CO_TRY(auto spec, engine::decode_create_request(body));
     engine::CreateRequest request{
@@ -50,7 +50,7 @@ asio::awaitable<Result<>> create(Call& call) {
     co_return co_await call.send_json(201, std::move(writer));
 }
 
-asio::awaitable<Result<>> start(Call& call) {
+asio::awaitable<Result<>> start_container(Call& call) {
     // "{}" and "null" are what old clients send.
     CO_TRY(auto body, co_await call.exchange.read_all(64));
     if (body.size() > 7)
@@ -109,10 +109,11 @@ asio::awaitable<Result<>> update(Call& call) {
     co_return co_await call.send_json(200, std::move(writer));
 }
 
-asio::awaitable<Result<>> remove(Call& call) {
+asio::awaitable<Result<>> remove_container(Call& call) {
     if (call.flag("link"))
         co_return fail(Code::invalid_argument, "legacy container links are not offered: remove the container itself");
-    engine::RemoveOptions options{.force = call.flag("force"), .volumes = call.flag("v")};
+    engine::RemoveOptions options{
+        .force = call.flag("force"), .volumes = call.flag("v"), .discard = call.flag("discard")};
     CO_CHECK(co_await call.engine.containers().remove(call.name(), options));
     co_return co_await call.send_status(204);
 }
@@ -153,7 +154,7 @@ asio::awaitable<Result<>> exec_resize(Call& call) {
     co_return co_await call.send_status(200);
 }
 
-asio::awaitable<Result<>> prune(Call& call) {
+asio::awaitable<Result<>> prune_containers(Call& call) {
     CO_TRY(auto filters, call.filters());
     CO_TRY(auto result, co_await call.engine.containers().prune(std::move(filters)));
     JsonWriter writer;
@@ -185,30 +186,29 @@ asio::awaitable<Result<>> timings(Call& call) {
     co_return co_await call.send_json(200, std::move(writer));
 }
 
-constexpr std::array routes = {
-    Route{"GET", "/containers/json", list},
-    Route{"POST", "/containers/create", create},
-    Route{"POST", "/containers/prune", prune},
-    Route{"GET", "/containers/{name}/json", inspect},
-    Route{"POST", "/containers/{name}/start", start},
-    Route{"POST", "/containers/{name}/stop", stop},
-    Route{"POST", "/containers/{name}/restart", restart},
-    Route{"POST", "/containers/{name}/kill", kill},
-    Route{"POST", "/containers/{name}/pause", pause},
-    Route{"POST", "/containers/{name}/unpause", unpause},
-    Route{"POST", "/containers/{name}/rename", rename},
-    Route{"POST", "/containers/{name}/update", update},
-    Route{"POST", "/containers/{name}/resize", resize},
-    Route{"GET", "/containers/{name}/top", top},
-    Route{"DELETE", "/containers/{name}", remove},
-    Route{"POST", "/exec/{name}/resize", exec_resize},
-    Route{"GET", "/wherry/containers/{name}/why", why},
-    Route{"GET", "/wherry/containers/{name}/timings", timings},
-};
-
 }  // namespace
 
 std::span<const Route> container_routes() {
+    static constexpr std::array routes = {
+        Route{"GET", "/containers/json", list_containers},
+        Route{"POST", "/containers/create", create_container},
+        Route{"POST", "/containers/prune", prune_containers},
+        Route{"GET", "/containers/{name}/json", inspect_container},
+        Route{"POST", "/containers/{name}/start", start_container},
+        Route{"POST", "/containers/{name}/stop", stop},
+        Route{"POST", "/containers/{name}/restart", restart},
+        Route{"POST", "/containers/{name}/kill", kill},
+        Route{"POST", "/containers/{name}/pause", pause},
+        Route{"POST", "/containers/{name}/unpause", unpause},
+        Route{"POST", "/containers/{name}/rename", rename},
+        Route{"POST", "/containers/{name}/update", update},
+        Route{"POST", "/containers/{name}/resize", resize},
+        Route{"GET", "/containers/{name}/top", top},
+        Route{"DELETE", "/containers/{name}", remove_container},
+        Route{"POST", "/exec/{name}/resize", exec_resize},
+        Route{"GET", "/wherry/containers/{name}/why", why},
+        Route{"GET", "/wherry/containers/{name}/timings", timings},
+    };
     return routes;
 }
 

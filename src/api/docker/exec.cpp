@@ -49,7 +49,7 @@ Result<engine::ExecSpec> decode_exec(const json::object& body) {
     return spec;
 }
 
-asio::awaitable<Result<>> create(Call& call) {
+asio::awaitable<Result<>> create_exec(Call& call) {
     CO_TRY(auto body, co_await call.json_body(Call::Body::required));
     CO_TRY(auto spec, decode_exec(body));
     CO_TRY(auto id, co_await call.engine.containers().exec_create(call.name(), std::move(spec)));
@@ -58,7 +58,7 @@ asio::awaitable<Result<>> create(Call& call) {
     co_return co_await call.send_json(201, std::move(writer));
 }
 
-asio::awaitable<Result<>> start(Call& call) {
+asio::awaitable<Result<>> start_exec(Call& call) {
     CO_TRY(auto body, co_await call.json_body(Call::Body::optional));
     JsonReader reader(body);
     engine::ExecStartOptions options;
@@ -71,7 +71,8 @@ asio::awaitable<Result<>> start(Call& call) {
     auto& containers = call.engine.containers();
     CO_TRY(auto view, co_await containers.exec_inspect(call.name()));
     if (view.running || view.exit_code)
-        co_return fail(Code::conflict, "exec " + view.id + " has already " + (view.running ? "started" : "run"));
+        co_return fail(Code::conflict,
+                       "Error: Exec command " + view.id + (view.running ? " is already running" : " has already run"));
     if (options.detach) {
         CO_TRY(auto none, co_await containers.exec_start(view.id, options));
         static_cast<void>(none);
@@ -94,22 +95,21 @@ asio::awaitable<Result<>> start(Call& call) {
                                   view.spec.attach_stdin ? Input::forwarded : Input::none);
 }
 
-asio::awaitable<Result<>> inspect(Call& call) {
+asio::awaitable<Result<>> inspect_exec(Call& call) {
     CO_TRY(auto view, co_await call.engine.containers().exec_inspect(call.name()));
     JsonWriter writer;
     write_exec(writer, view);
     co_return co_await call.send_json(200, std::move(writer));
 }
 
-constexpr std::array routes = {
-    Route{"POST", "/containers/{name}/exec", create},
-    Route{"POST", "/exec/{name}/start", start},
-    Route{"GET", "/exec/{name}/json", inspect},
-};
-
 }  // namespace
 
 std::span<const Route> exec_routes() {
+    static constexpr std::array routes = {
+        Route{"POST", "/containers/{name}/exec", create_exec},
+        Route{"POST", "/exec/{name}/start", start_exec},
+        Route{"GET", "/exec/{name}/json", inspect_exec},
+    };
     return routes;
 }
 

@@ -6,6 +6,7 @@
 #include "api/docker/archive_pipe.hpp"
 #include "api/docker/call.hpp"
 #include "api/docker/parallel.hpp"
+#include "api/docker/registry.hpp"
 #include "api/docker/shapes.hpp"
 
 namespace wherry::api::docker {
@@ -82,15 +83,9 @@ std::string status_line(std::string_view key, std::string_view text) {
     return writer.take() + "\r\n";
 }
 
-std::string error_line(const Error& error) {
-    JsonWriter writer;
-    writer.begin_object().key("errorDetail").begin_object().member("message", error.describe()).end_object();
-    writer.member("error", error.describe()).end_object();
-    return writer.take() + "\r\n";
-}
-
-asio::awaitable<Result<>> load_into(engine::Images& images, Fd archive, engine::Progress progress) {
-    co_return co_await images.load(std::move(archive), std::move(progress));
+asio::awaitable<Result<>> load_into(engine::Images& images, Fd archive, engine::Progress progress,
+                                    engine::TransferFunction layers) {
+    co_return co_await images.load(std::move(archive), std::move(progress), std::move(layers));
 }
 
 asio::awaitable<Result<>> import_into(engine::Images& images, Fd archive, engine::ImportOptions options,
@@ -109,14 +104,17 @@ asio::awaitable<Result<>> load(Call& call) {
     if (!call.exchange.request().has_body) co_return fail(Code::invalid_argument, "load needs an archive as its body");
     CO_TRY(auto pipe, ArchivePipe::create(co_await asio::this_coro::executor, ArchivePipe::Direction::to_engine));
     std::vector<std::string> lines;
-    engine::Progress progress = [&lines](std::string line) { lines.push_back(std::move(line)); };
+    engine::Progress progress = [&lines](std::string line) { lines.push_back(status_line("stream", line + "\n")); };
+    engine::TransferFunction layers;
+    if (!call.flag("quiet", true)) layers = [&lines](engine::TransferStep step) { lines.push_back(step_line(step)); };
     Fd archive = pipe.take_engine_end();
-    Result<> loaded = verdict(co_await run_both(
-        pipe.send_body(call.exchange), load_into(call.engine.images(), std::move(archive), std::move(progress))));
+    Result<> loaded =
+        verdict(co_await run_both(pipe.send_body(call.exchange), load_into(call.engine.images(), std::move(archive),
+                                                                           std::move(progress), std::move(layers))));
     // With nothing sent yet a failure still has a status of its own.
     if (!loaded && lines.empty()) co_return loaded;
     CO_CHECK(co_await call.exchange.stream(200, "application/json"));
-    for (const std::string& line : lines) CO_CHECK(co_await call.exchange.write(status_line("stream", line + "\n")));
+    for (const std::string& line : lines) CO_CHECK(co_await call.exchange.write(line));
     if (!loaded) co_return co_await call.exchange.write(error_line(loaded.error()));
     co_return Result<>{};
 }
@@ -146,11 +144,7 @@ asio::awaitable<Result<>> create(Call& call) {
                        "importing from a URL is not offered: fetch it and import from standard input");
     if (call.text("fromImage").empty())
         co_return fail(Code::invalid_argument, "images/create needs fromImage or fromSrc");
-    std::string name = call.text("fromImage");
-    std::string tag = call.text("tag");
-    if (!tag.empty()) name += (tag.contains(':') ? "@" : ":") + tag;
-    co_return fail(Code::unimplemented,
-                   "pulling from registries is not offered: " + name + " can be brought in with load or import");
+    co_return co_await pull(call);
 }
 
 // ---- archives out ----
@@ -198,22 +192,21 @@ asio::awaitable<Result<>> save_many(Call& call) {
     co_return co_await save(call, std::move(names));
 }
 
-constexpr std::array routes = {
-    Route{"GET", "/images/json", list},
-    Route{"GET", "/images/get", save_many},
-    Route{"POST", "/images/create", create},
-    Route{"POST", "/images/load", load},
-    Route{"POST", "/images/prune", prune},
-    Route{"GET", "/images/{name:.*}/json", inspect},
-    Route{"GET", "/images/{name:.*}/history", history},
-    Route{"GET", "/images/{name:.*}/get", save_one},
-    Route{"POST", "/images/{name:.*}/tag", tag},
-    Route{"DELETE", "/images/{name:.*}", remove},
-};
-
 }  // namespace
 
 std::span<const Route> image_routes() {
+    static constexpr std::array routes = {
+        Route{"GET", "/images/json", list},
+        Route{"GET", "/images/get", save_many},
+        Route{"POST", "/images/create", create},
+        Route{"POST", "/images/load", load},
+        Route{"POST", "/images/prune", prune},
+        Route{"GET", "/images/{name:.*}/json", inspect},
+        Route{"GET", "/images/{name:.*}/history", history},
+        Route{"GET", "/images/{name:.*}/get", save_one},
+        Route{"POST", "/images/{name:.*}/tag", tag},
+        Route{"DELETE", "/images/{name:.*}", remove},
+    };
     return routes;
 }
 

@@ -7,7 +7,7 @@
 namespace wherry::api::docker {
 namespace {
 
-asio::awaitable<Result<>> list(Call& call) {
+asio::awaitable<Result<>> list_networks(Call& call) {
     CO_TRY(auto filters, call.filters());
     CO_TRY(auto networks, co_await call.engine.networks().list(std::move(filters)));
     JsonWriter writer;
@@ -20,7 +20,7 @@ asio::awaitable<Result<>> list(Call& call) {
     co_return co_await call.send_json(200, std::move(writer));
 }
 
-asio::awaitable<Result<>> inspect(Call& call) {
+asio::awaitable<Result<>> inspect_network(Call& call) {
     CO_TRY(auto network, co_await call.engine.networks().inspect(call.name()));
     JsonWriter writer;
     write_network(writer, network);
@@ -46,7 +46,7 @@ Result<engine::NetworkCreate> decode_network(const json::object& body) {
     return request;
 }
 
-asio::awaitable<Result<>> create(Call& call) {
+asio::awaitable<Result<>> create_network(Call& call) {
     CO_TRY(auto body, co_await call.json_body(Call::Body::required));
     CO_TRY(auto request, decode_network(body));
     CO_TRY(auto id, co_await call.engine.networks().create(std::move(request)));
@@ -55,7 +55,7 @@ asio::awaitable<Result<>> create(Call& call) {
     co_return co_await call.send_json(201, std::move(writer));
 }
 
-asio::awaitable<Result<>> remove(Call& call) {
+asio::awaitable<Result<>> remove_network(Call& call) {
     CO_CHECK(co_await call.engine.networks().remove(call.name()));
     co_return co_await call.send_status(204);
 }
@@ -85,7 +85,7 @@ asio::awaitable<Result<>> disconnect(Call& call) {
     co_return co_await call.send_status(200);
 }
 
-asio::awaitable<Result<>> prune(Call& call) {
+asio::awaitable<Result<>> prune_networks(Call& call) {
     CO_TRY(auto filters, call.filters());
     CO_TRY(auto deleted, co_await call.engine.networks().prune(std::move(filters)));
     JsonWriter writer;
@@ -93,20 +93,15 @@ asio::awaitable<Result<>> prune(Call& call) {
     co_return co_await call.send_json(200, std::move(writer));
 }
 
-constexpr std::array routes = {
-    Route{"GET", "/networks", list},
-    Route{"GET", "/networks/", list},
-    Route{"POST", "/networks/create", create},
-    Route{"POST", "/networks/prune", prune},
-    Route{"GET", "/networks/{name}", inspect},
-    Route{"DELETE", "/networks/{name}", remove},
-    Route{"POST", "/networks/{name}/connect", connect},
-    Route{"POST", "/networks/{name}/disconnect", disconnect},
-};
-
 }  // namespace
 
 std::span<const Route> network_routes() {
+    static constexpr std::array routes = {
+        Route{"GET", "/networks", list_networks},           Route{"GET", "/networks/", list_networks},
+        Route{"POST", "/networks/create", create_network},  Route{"POST", "/networks/prune", prune_networks},
+        Route{"GET", "/networks/{name}", inspect_network},  Route{"DELETE", "/networks/{name}", remove_network},
+        Route{"POST", "/networks/{name}/connect", connect}, Route{"POST", "/networks/{name}/disconnect", disconnect},
+    };
     return routes;
 }
 

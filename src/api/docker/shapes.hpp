@@ -29,6 +29,8 @@ void write_image_summary(JsonWriter& writer, const engine::ImageSummary& image, 
 void write_image(JsonWriter& writer, const engine::ImageView& image, int minor);
 void write_history(JsonWriter& writer, const std::vector<engine::ImageHistory>& history);
 
+void write_removed(JsonWriter& writer, const std::vector<engine::RemovedContainer>& containers);
+
 void write_volume(JsonWriter& writer, const engine::VolumeView& volume, UsageData usage);
 void write_network(JsonWriter& writer, const engine::NetworkView& network);
 

@@ -63,6 +63,7 @@ void write_container_summary(JsonWriter& w, const engine::ContainerSummary& cont
     if (container.size_rw_bytes) w.member("SizeRw", *container.size_rw_bytes);
     if (container.size_root_fs_bytes) w.member("SizeRootFs", *container.size_root_fs_bytes);
     w.member("Labels", container.labels).member("State", container.state).member("Status", container.status);
+    if (!container.sandbox.empty()) w.member("Sandbox", container.sandbox);
     w.key("HostConfig").begin_object().member("NetworkMode", container.network_mode).end_object();
     w.key("NetworkSettings").begin_object().key("Networks").begin_object();
     for (const auto& [name, endpoint] : container.networks) {
@@ -189,8 +190,14 @@ void write_container(JsonWriter& w, const engine::ContainerView& container, int 
         .member("HostsPath", container.hosts_path)
         .member("LogPath", container.log_path)
         .member("Name", "/" + container.name)
-        .member("RestartCount", container.restart_count)
-        .member("Driver", "overlayfs")
+        .member("RestartCount", container.restart_count);
+    if (!container.sandbox.empty())
+        w.key("Sandbox")
+            .begin_object()
+            .member("Id", container.sandbox_id)
+            .member("Name", container.sandbox)
+            .end_object();
+    w.member("Driver", "overlayfs")
         .member("Platform", container.platform)
         .member("MountLabel", "")
         .member("ProcessLabel", "")
@@ -237,7 +244,7 @@ void write_exec(JsonWriter& w, const engine::ExecView& exec) {
         .member("OpenStdin", spec.attach_stdin)
         .member("OpenStderr", spec.attach_stderr)
         .member("OpenStdout", spec.attach_stdout)
-        .member("CanRemove", !exec.running)
+        .member("CanRemove", false)
         .member("ContainerID", exec.container_id)
         .member("DetachKeys", spec.detach_keys)
         .member("Pid", exec.pid)
@@ -262,6 +269,22 @@ void write_cpu_stats(JsonWriter& w, const engine::StatsView* stats) {
         .end_object();
 }
 
+void write_block_io(JsonWriter& w, const char* name, const std::vector<engine::BlockIoStats>& entries) {
+    if (entries.empty()) {
+        w.null_member(name);
+        return;
+    }
+    w.key(name).begin_array();
+    for (const engine::BlockIoStats& entry : entries)
+        w.begin_object()
+            .member("major", entry.major)
+            .member("minor", entry.minor)
+            .member("op", entry.operation)
+            .member("value", entry.value)
+            .end_object();
+    w.end_array();
+}
+
 }  // namespace
 
 void write_stats(JsonWriter& w, const engine::StatsView& stats, const engine::StatsView* previous) {
@@ -273,9 +296,10 @@ void write_stats(JsonWriter& w, const engine::StatsView& stats, const engine::St
     if (stats.pids > 0) w.member("current", stats.pids);
     if (stats.pids_limit > 0) w.member("limit", stats.pids_limit);
     w.end_object().key("blkio_stats").begin_object();
-    for (const char* name :
-         {"io_service_bytes_recursive", "io_serviced_recursive", "io_queue_recursive", "io_service_time_recursive",
-          "io_wait_time_recursive", "io_merged_recursive", "io_time_recursive", "sectors_recursive"})
+    write_block_io(w, "io_service_bytes_recursive", stats.block_bytes);
+    write_block_io(w, "io_serviced_recursive", stats.block_operations);
+    for (const char* name : {"io_queue_recursive", "io_service_time_recursive", "io_wait_time_recursive",
+                             "io_merged_recursive", "io_time_recursive", "sectors_recursive"})
         w.null_member(name);
     w.end_object().member("num_procs", 0).key("storage_stats").begin_object().end_object().key("cpu_stats");
     write_cpu_stats(w, &stats);
@@ -287,11 +311,26 @@ void write_stats(JsonWriter& w, const engine::StatsView& stats, const engine::St
         if (stats.memory_max_bytes > 0) w.member("max_usage", stats.memory_max_bytes);
         w.key("stats").begin_object();
         for (const auto& [name, bytes] : stats.memory_details) w.member(name, bytes);
-        w.end_object().member("limit", stats.memory_limit_bytes);
+        w.end_object();
+        if (stats.memory_failures > 0) w.member("failcnt", stats.memory_failures);
+        w.member("limit", stats.memory_limit_bytes);
     }
     w.end_object();
     w.member("name", "/" + stats.name).member("id", stats.id);
-    w.key("networks").begin_object().end_object().end_object();
+    w.key("networks").begin_object();
+    for (const auto& [name, counters] : stats.interfaces)
+        w.key(name)
+            .begin_object()
+            .member("rx_bytes", counters.received_bytes)
+            .member("rx_packets", counters.received_packets)
+            .member("rx_errors", counters.received_errors)
+            .member("rx_dropped", counters.received_dropped)
+            .member("tx_bytes", counters.sent_bytes)
+            .member("tx_packets", counters.sent_packets)
+            .member("tx_errors", counters.sent_errors)
+            .member("tx_dropped", counters.sent_dropped)
+            .end_object();
+    w.end_object().end_object();
 }
 
 }  // namespace wherry::api::docker

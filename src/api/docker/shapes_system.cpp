@@ -31,6 +31,28 @@ void write_version(JsonWriter& w, const engine::SystemVersion& version) {
         .end_object();
 }
 
+namespace {
+
+std::vector<std::string> insecure_subnets(const engine::SystemInfo& info) {
+    std::vector<std::string> subnets{"::1/128", "127.0.0.0/8"};
+    for (const std::string& entry : info.insecure_registries)
+        if (entry.contains('/')) subnets.push_back(entry);
+    return subnets;
+}
+
+void write_index_config(JsonWriter& w, const std::string& name, const std::vector<std::string>& mirrors,
+                        bool official) {
+    w.key(name)
+        .begin_object()
+        .member("Mirrors", mirrors)
+        .member("Name", name)
+        .member("Official", official)
+        .member("Secure", official)
+        .end_object();
+}
+
+}  // namespace
+
 void write_info(JsonWriter& w, const engine::SystemInfo& info, const engine::SystemVersion& version) {
     w.reserve(4096);
     w.begin_object()
@@ -80,12 +102,13 @@ void write_info(JsonWriter& w, const engine::SystemInfo& info, const engine::Sys
         .begin_object()
         .member("AllowNondistributableArtifactsCIDRs", std::vector<std::string>{})
         .member("AllowNondistributableArtifactsHostnames", std::vector<std::string>{})
-        .member("InsecureRegistryCIDRs", std::vector<std::string>{"127.0.0.0/8"})
+        .member("InsecureRegistryCIDRs", insecure_subnets(info))
         .key("IndexConfigs")
-        .begin_object()
-        .end_object()
-        .member("Mirrors", std::vector<std::string>{})
-        .end_object();
+        .begin_object();
+    write_index_config(w, "docker.io", info.registry_mirrors, true);
+    for (const std::string& host : info.insecure_registries)
+        if (!host.contains('/')) write_index_config(w, host, {}, false);
+    w.end_object().member("Mirrors", info.registry_mirrors).end_object();
     w.member("NCPU", info.cpus)
         .member("MemTotal", info.memory_bytes)
         .null_member("GenericResources")
@@ -152,7 +175,7 @@ void write_image_summary(JsonWriter& w, const engine::ImageSummary& image, int m
         .member("ParentId", image.parent_id)
         .member("RepoDigests", image.repo_digests)
         .member("RepoTags", image.repo_tags)
-        .member("SharedSize", -1)
+        .member("SharedSize", image.shared_size_bytes)
         .member("Size", image.size_bytes);
     if (minor < 44) w.member("VirtualSize", image.size_bytes);
     w.end_object();

@@ -64,8 +64,8 @@ asio::awaitable<void> forward_input(std::shared_ptr<Pump> pump, Input input) {
     if (co_await pump->client->wait_closed()) pump->session->cancel();
 }
 
-asio::awaitable<Result<>> forward_output(Pump& pump) {
-    bool raw = pump.session->terminal();
+asio::awaitable<Result<>> forward_output(Pump& pump, Output output) {
+    bool raw = output == Output::raw || pump.session->terminal();
     std::string frame;
     while (true) {
         CO_TRY(auto chunk, co_await pump.session->read());
@@ -83,7 +83,7 @@ asio::awaitable<Result<>> forward_output(Pump& pump) {
 }  // namespace
 
 asio::awaitable<Result<>> pump_stdio(std::unique_ptr<engine::StdioSession> session,
-                                     std::unique_ptr<http::Stream> client, Input input) {
+                                     std::unique_ptr<http::Stream> client, Input input, Output output) {
     auto pump = std::make_shared<Pump>(Pump{.session = std::move(session), .client = std::move(client)});
     auto executor = co_await asio::this_coro::executor;
     asio::steady_timer ended(executor, asio::steady_timer::time_point::max());
@@ -94,7 +94,7 @@ asio::awaitable<Result<>> pump_stdio(std::unique_ptr<engine::StdioSession> sessi
                        pump->input_ended = true;
                        wake->cancel();
                    }));
-    Result<> result = co_await forward_output(*pump);
+    Result<> result = co_await forward_output(*pump, output);
     // All output is on its way: end our side, and give the client a moment to close its own. Closing over input that
     // nobody has read yet would turn the client's end of stream into a reset.
     static_cast<void>(co_await pump->client->shutdown_write());

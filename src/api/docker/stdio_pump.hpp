@@ -25,10 +25,11 @@ std::string_view stream_content_type(bool terminal, int minor);
 void append_frame(std::string& out, engine::StreamId stream, std::string_view data);
 
 enum class Input : std::uint8_t { none, forwarded };
+enum class Output : std::uint8_t { framed, raw };  // raw: both streams as they come
 
-// Until the process's output ends or the client is gone: output goes out in frames (raw from a terminal), input goes
-// in, and its end closes stdin, which never means detach. Then our side of the connection is ended.
+// Until the process's output ends or the client is gone: output goes out in frames (always raw from a terminal), input
+// goes in, and its end closes stdin, which never means detach. Then our side of the connection is ended.
 asio::awaitable<Result<>> pump_stdio(std::unique_ptr<engine::StdioSession> session,
-                                     std::unique_ptr<http::Stream> client, Input input);
+                                     std::unique_ptr<http::Stream> client, Input input, Output output = Output::framed);
 
 }  // namespace wherry::api::docker

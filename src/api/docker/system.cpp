@@ -62,7 +62,12 @@ asio::awaitable<Result<>> disk_usage(Call& call) {
     } else {
         writer.null_member("Volumes");
     }
-    writer.key("BuildCache").begin_array().end_array().end_object();
+    writer.key("BuildCache").begin_array().end_array();
+    if (wants("container")) {
+        writer.key("Removed");
+        write_removed(writer, usage.removed);
+    }
+    writer.end_object();
     co_return co_await call.send_json(200, std::move(writer));
 }
 
@@ -113,15 +118,14 @@ asio::awaitable<Result<>> metrics(Call& call) {
     co_return co_await call.exchange.send(200, "text/plain; version=0.0.4; charset=utf-8", std::move(text));
 }
 
-constexpr std::array routes = {
-    Route{"HEAD", "/_ping", ping},     Route{"GET", "/_ping", ping},    Route{"GET", "/version", version},
-    Route{"GET", "/info", info},       Route{"GET", "/events", events}, Route{"GET", "/system/df", disk_usage},
-    Route{"GET", "/metrics", metrics},
-};
-
 }  // namespace
 
 std::span<const Route> system_routes() {
+    static constexpr std::array routes = {
+        Route{"HEAD", "/_ping", ping},     Route{"GET", "/_ping", ping},    Route{"GET", "/version", version},
+        Route{"GET", "/info", info},       Route{"GET", "/events", events}, Route{"GET", "/system/df", disk_usage},
+        Route{"GET", "/metrics", metrics},
+    };
     return routes;
 }
 

@@ -7,7 +7,7 @@
 namespace wherry::api::docker {
 namespace {
 
-asio::awaitable<Result<>> list(Call& call) {
+asio::awaitable<Result<>> list_volumes(Call& call) {
     CO_TRY(auto filters, call.filters());
     CO_TRY(auto volumes, co_await call.engine.volumes().list(std::move(filters)));
     JsonWriter writer;
@@ -17,14 +17,14 @@ asio::awaitable<Result<>> list(Call& call) {
     co_return co_await call.send_json(200, std::move(writer));
 }
 
-asio::awaitable<Result<>> inspect(Call& call) {
+asio::awaitable<Result<>> inspect_volume(Call& call) {
     CO_TRY(auto volume, co_await call.engine.volumes().inspect(call.name()));
     JsonWriter writer;
     write_volume(writer, volume, UsageData::hidden);
     co_return co_await call.send_json(200, std::move(writer));
 }
 
-asio::awaitable<Result<>> create(Call& call) {
+asio::awaitable<Result<>> create_volume(Call& call) {
     CO_TRY(auto body, co_await call.json_body(Call::Body::optional));
     JsonReader reader(body);
     engine::VolumeCreate request;
@@ -39,12 +39,12 @@ asio::awaitable<Result<>> create(Call& call) {
     co_return co_await call.send_json(201, std::move(writer));
 }
 
-asio::awaitable<Result<>> remove(Call& call) {
+asio::awaitable<Result<>> remove_volume(Call& call) {
     CO_CHECK(co_await call.engine.volumes().remove(call.name(), call.flag("force")));
     co_return co_await call.send_status(204);
 }
 
-asio::awaitable<Result<>> prune(Call& call) {
+asio::awaitable<Result<>> prune_volumes(Call& call) {
     CO_TRY(auto filters, call.filters());
     // Before 1.42 a prune took named volumes too.
     if (call.minor < 42 && !filters.contains("all")) filters["all"].emplace_back("true");
@@ -57,17 +57,16 @@ asio::awaitable<Result<>> prune(Call& call) {
     co_return co_await call.send_json(200, std::move(writer));
 }
 
-constexpr std::array routes = {
-    Route{"GET", "/volumes", list},
-    Route{"POST", "/volumes/create", create},
-    Route{"POST", "/volumes/prune", prune},
-    Route{"GET", "/volumes/{name:.*}", inspect},
-    Route{"DELETE", "/volumes/{name:.*}", remove},
-};
-
 }  // namespace
 
 std::span<const Route> volume_routes() {
+    static constexpr std::array routes = {
+        Route{"GET", "/volumes", list_volumes},
+        Route{"POST", "/volumes/create", create_volume},
+        Route{"POST", "/volumes/prune", prune_volumes},
+        Route{"GET", "/volumes/{name:.*}", inspect_volume},
+        Route{"DELETE", "/volumes/{name:.*}", remove_volume},
+    };
     return routes;
 }
 

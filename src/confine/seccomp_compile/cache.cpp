@@ -2,8 +2,8 @@
 
 #include <cstring>
 
-#include "base/digest.hpp"
 #include "base/log.hpp"
+#include "confine/digest.hpp"
 #include "confine/seccomp_compile/compile.hpp"
 
 namespace wherry::confine {
@@ -12,15 +12,9 @@ namespace {
 // What is remembered in memory; a daemon sees few different profiles.
 constexpr std::size_t most_entries = 256;
 
-std::array<std::byte, 32> digest_of(std::string_view bytes) {
-    Sha256 digest;
-    digest.update(bytes);
-    return digest.finish();
-}
-
 std::string seal(const SeccompProgram& program) {
     std::string bytes = serialize(program);
-    auto digest = digest_of(bytes);
+    auto digest = small_sha256(bytes);
     std::memcpy(bytes.data() + seccomp_digest_offset, digest.data(), digest.size());
     return bytes;
 }
@@ -30,7 +24,7 @@ Result<SeccompProgram> unseal(std::string bytes) {
     std::array<std::byte, 32> written{};
     std::memcpy(written.data(), bytes.data() + seccomp_digest_offset, written.size());
     std::memset(bytes.data() + seccomp_digest_offset, 0, written.size());
-    if (digest_of(bytes) != written) return fail(Code::data_loss, "seccomp program: altered");
+    if (small_sha256(bytes) != written) return fail(Code::data_loss, "seccomp program: altered");
     return program;
 }
 

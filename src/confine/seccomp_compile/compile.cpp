@@ -15,8 +15,7 @@
 #include <map>
 #include <span>
 
-#include "base/digest.hpp"
-
+#include "confine/digest.hpp"
 namespace wherry::confine {
 namespace {
 
@@ -306,12 +305,12 @@ std::vector<sock_filter> with_additions(const SeccompProfile& profile, std::vect
     return out;
 }
 
-std::string library_version() {
+}  // namespace
+
+std::string seccomp_library_version() {
     const scmp_version* version = ::seccomp_version();
     return std::to_string(version->major) + '.' + std::to_string(version->minor) + '.' + std::to_string(version->micro);
 }
-
-}  // namespace
 
 Result<SeccompProgram> compile_seccomp(const SeccompProfile& profile) {
     SeccompProgram program;
@@ -343,7 +342,8 @@ std::optional<std::string> syscall_name(std::uint32_t audit_arch, int number) {
 
 std::string seccomp_cache_key(const SeccompProfile& profile) {
     // The number is the compiler's own: to be raised when this file compiles the same profile differently.
-    return sha256_hex("wherry seccomp 1\nlibseccomp " + library_version() + '\n' + to_json(to_oci_json(profile)));
+    return small_sha256_hex("wherry seccomp 1\nlibseccomp " + seccomp_library_version() + '\n' +
+                            to_json(to_oci_json(profile)));
 }
 
 }  // namespace wherry::confine

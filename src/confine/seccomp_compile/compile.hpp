@@ -24,6 +24,9 @@ Result<SeccompProgram> compile_seccomp(const SeccompProfile& profile);
 // 64 hexadecimal digits that stand for the profile and everything else the program depends on.
 std::string seccomp_cache_key(const SeccompProfile& profile);
 
+// Of libseccomp: "2.5.4".
+std::string seccomp_library_version();
+
 // "openat" for 257 of AUDIT_ARCH_X86_64 (linux/audit.h); nullopt for a number nobody has named.
 std::optional<std::string> syscall_name(std::uint32_t audit_arch, int number);
 

@@ -17,8 +17,10 @@
 #include <cstdlib>
 #include <functional>
 #include <optional>
+#include <set>
 
 #include "base/clock.hpp"
+#include "base/digest.hpp"
 #include "confine/seccomp_compile/compile.hpp"
 #include "confine/seccomp_log.hpp"
 
@@ -133,6 +135,35 @@ TEST(SeccompDefault, ThirtyTwoBitCalls) {
               EPERM);  // x32 unshare
 }
 #endif
+
+// Every name of the default profile, compared with moby/profiles (seccomp/v0.2.3; the table of Docker 28) by hand when
+// this was written. A change of the table has to be meant: then the digest is replaced.
+TEST(SeccompDefault, NamesArePinned) {
+    auto names_for = [](CapabilitySet capabilities) {
+        std::set<std::string> names;
+        SeccompConditions conditions = docker_like();
+        conditions.capabilities = capabilities;
+        for (const SeccompRule& rule : default_seccomp_profile(conditions).rules) {
+            if (rule.action == SeccompAction::allow) names.insert(rule.names.begin(), rule.names.end());
+        }
+        return names;
+    };
+    auto digest = [](const std::set<std::string>& names) {
+        std::string text;
+        for (const std::string& name : names) text += name + "\n";
+        return std::to_string(names.size()) + " " + sha256_hex(text).substr(0, 16);
+    };
+#if defined(__x86_64__)
+    EXPECT_EQ(digest(names_for(CapabilitySet())), "367 126b487c1641c04b");
+    EXPECT_EQ(digest(names_for(all_capabilities())), "413 ab1aa33e27e76dea");
+#endif
+    std::set<std::string> all = names_for(all_capabilities());
+    for (const std::string& name : names_for(CapabilitySet())) EXPECT_TRUE(all.contains(name)) << name;
+    for (const char* name : {"lsm_get_self_attr", "lsm_set_self_attr", "lsm_list_modules"}) {
+        EXPECT_TRUE(all.contains(name));
+        EXPECT_FALSE(names_for(CapabilitySet()).contains(name));
+    }
+}
 
 TEST(SeccompDefault, CapabilitiesOpenCalls) {
     SeccompConditions admin = docker_like();

@@ -62,7 +62,8 @@ Result<std::uint64_t> OverlayLayerStore::upper_size(std::string_view container_i
 }
 
 Result<std::vector<Change>> OverlayLayerStore::changes(std::string_view container_id,
-                                                       const std::vector<std::string>& diff_ids) const {
+                                                       const std::vector<std::string>& diff_ids,
+                                                       const std::set<std::string>& made) const {
     RootFilesystem root = TRY(root_filesystem(container_id, diff_ids));
     Fd upper = TRY(open_file(root.upper, O_RDONLY | O_DIRECTORY));
     Fd lower;
@@ -72,7 +73,7 @@ Result<std::vector<Change>> OverlayLayerStore::changes(std::string_view containe
         root.upper.clear();
         lower = TRY(mount_detached_overlay(root, RootAccess::read_only, options_.data_root + "/empty"));
     }
-    return compare_upper(upper.get(), lower.get());
+    return compare_upper(upper.get(), lower.get(), made);
 }
 
 Result<> OverlayLayerStore::write_upper_tar(std::string_view container_id, const ByteSink& sink) const {

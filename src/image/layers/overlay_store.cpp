@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -16,6 +17,7 @@
 #include "base/id.hpp"
 #include "base/json.hpp"
 #include "base/log.hpp"
+#include "image/layers/compare.hpp"
 #include "image/reference.hpp"
 #include "image/unpack/recipe.hpp"
 #include "image/unpack/spawn.hpp"
@@ -271,6 +273,48 @@ Result<> OverlayLayerStore::write_tar(std::string_view diff_id, const ByteSink& 
     TRY(replay_recipe(recipe.get(), tree.get(), replaced ? replaced->get() : -1, hashing),
         "layer " + std::string(diff_id));
     if (hash.finish_digest() != diff_id) return fail(Code::data_loss, "layer " + std::string(diff_id) + " was changed");
+    return {};
+}
+
+// The stream is made again from the tree and unpacked again beside it: what differs then was not in the stream.
+Result<> OverlayLayerStore::verify(std::string_view diff_id, const std::function<bool()>& cancelled) const {
+    const std::string what = "layer " + std::string(diff_id);
+    if (!has(diff_id)) return fail(Code::not_found, "no layer " + std::string(diff_id));
+    const Fd tree = TRY(open_file(layer_folder(diff_id) + "/diff", O_RDONLY | O_DIRECTORY | O_NOFOLLOW), what);
+    const std::string path = options_.data_root + "/trash/" + make_id();  // what a crash leaves is swept from there
+    TRY(make_directories(path + "/replaced", 0700));
+    TRY(make_directories(path + "/diff", 0755));
+    auto compare = [&]() -> Result<> {
+        if (::chmod((path + "/diff").c_str(), 0755) < 0) return fail_errno("scratch folder");
+        const Fd workspace = TRY(open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+        Pipe pipe = TRY(make_pipe());
+        Result<> written;
+        std::thread writer([&, output = std::move(pipe.write)]() mutable {
+            sigset_t broken_pipe;
+            ::sigemptyset(&broken_pipe);
+            ::sigaddset(&broken_pipe, SIGPIPE);
+            ::pthread_sigmask(SIG_BLOCK, &broken_pipe, nullptr);
+            const ByteSink sink = sink_to_fd(output.get());
+            written = write_tar(diff_id, [&](std::span<const std::byte> bytes) -> Result<> {
+                if (cancelled && cancelled()) return fail(Code::cancelled, "cancelled");
+                return sink(bytes);
+            });
+            output.reset();
+        });
+        ByteSource source = ByteSource::from_fd(std::move(pipe.read));
+        auto unpacked = run_unpack_program(options_.unpack_program, workspace.get(), source, {});
+        source = ByteSource::from_string({});  // closes the pipe: the writer ends, whatever happened
+        writer.join();
+        if (!written && written.error().os_errno() != EPIPE) return std::unexpected(std::move(written).error());
+        TRY(std::move(unpacked));
+        TRY(mark_opaque_folders(workspace.get()));
+        const Fd again = TRY(open_at(workspace.get(), "diff", O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+        return compare_trees(again.get(), tree.get(), cancelled);
+    };
+    auto outcome = compare();
+    if (auto gone = remove_tree(path); !gone) log_warn("trash.remove", {{"path", path}, {"error", gone.error()}});
+    if (!outcome && outcome.error().describe().contains(diff_id)) return outcome;
+    if (!outcome) return std::unexpected(std::move(outcome).error().context(what));
     return {};
 }
 

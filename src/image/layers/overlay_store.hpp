@@ -35,14 +35,15 @@ class OverlayLayerStore final : public LayerStore {
     Result<std::vector<LayerInfo>> list() const override;
     Result<> remove(std::string_view diff_id) override;
     Result<> write_tar(std::string_view diff_id, const ByteSink& sink) const override;
+    Result<> verify(std::string_view diff_id, const std::function<bool()>& cancelled) const override;
 
     Result<RootFilesystem> prepare(std::string_view container_id, const std::vector<std::string>& diff_ids) override;
     Result<RootFilesystem> root_filesystem(std::string_view container_id,
                                            const std::vector<std::string>& diff_ids) const override;
     Result<> remove_container(std::string_view container_id) override;
     Result<std::uint64_t> upper_size(std::string_view container_id) const override;
-    Result<std::vector<Change>> changes(std::string_view container_id,
-                                        const std::vector<std::string>& diff_ids) const override;
+    Result<std::vector<Change>> changes(std::string_view container_id, const std::vector<std::string>& diff_ids,
+                                        const std::set<std::string>& made) const override;
     Result<> write_upper_tar(std::string_view container_id, const ByteSink& sink) const override;
     Result<> write_root_tar(std::string_view container_id, const std::vector<std::string>& diff_ids,
                             const ByteSink& sink) const override;

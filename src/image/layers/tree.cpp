@@ -1,10 +1,7 @@
 #include "image/layers/tree.hpp"
 
-#include <dirent.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -17,6 +14,7 @@
 #include <optional>
 #include <set>
 
+#include "image/layers/descend.hpp"
 #include "image/tar/writer.hpp"
 #include "image/unpack/plan.hpp"
 
@@ -24,37 +22,12 @@ namespace wherry::image {
 
 namespace {
 
-constexpr std::size_t buffer_bytes = 256U << 10U;
+constexpr std::size_t tree_buffer_bytes = 256U << 10U;
 constexpr std::size_t max_sparse_extents = 100'000;
 constexpr std::uint64_t worthwhile_hole_bytes = 64U << 10U;
 
 bool vanished(int error) {
     return error == ENOENT || error == ENOTDIR || error == ELOOP || error == ESTALE;
-}
-
-Result<Fd> open_beneath(int root, const std::string& path, int flags) {
-    open_how how{};
-    how.flags = static_cast<unsigned>(flags | O_CLOEXEC | O_NOFOLLOW);
-    how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-    int fd = static_cast<int>(::syscall(SYS_openat2, root, path.empty() ? "." : path.c_str(), &how, sizeof(how)));
-    if (fd < 0) return fail_errno("open " + path);
-    return Fd(fd);
-}
-
-Result<std::vector<std::string>> sorted_names(int folder) {
-    Fd copy = TRY(open_at(folder, ".", O_RDONLY | O_DIRECTORY));
-    std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(copy.get()), &::closedir);
-    if (!stream) return fail_errno("list folder");
-    (void)copy.release();
-    std::vector<std::string> names;
-    errno = 0;
-    while (const dirent* entry = ::readdir(stream.get())) {
-        std::string name = entry->d_name;
-        if (name != "." && name != "..") names.push_back(std::move(name));
-    }
-    if (errno != 0) return fail_errno("list folder");
-    std::ranges::sort(names);
-    return names;
 }
 
 bool is_whiteout(const struct stat& status) {
@@ -114,14 +87,52 @@ std::optional<std::vector<TarExtent>> data_extents(int file, const struct stat& 
 class TreeTar {
   public:
     TreeTar(int root, TreeKind kind, const ByteSink& sink)
-        : root_(root), kind_(kind), writer_(sink), buffer_(buffer_bytes) {}
+        : root_(root), kind_(kind), writer_(sink), buffer_(tree_buffer_bytes) {}
 
     Result<> run() {
         TRY(folder(""));
         return writer_.finish();
     }
 
+    // The root too, and everything under the name `shown`.
+    Result<> run_as(const std::string& shown) {
+        prefix_ = shown.ends_with('/') ? shown : shown + "/";
+        struct stat status{};
+        if (::fstat(root_, &status) < 0) return fail_errno("read " + shown);
+        const Fd opened = TRY(open_at(root_, ".", O_RDONLY | O_DIRECTORY), "read " + shown);
+        TarEntry entry = described("", status);
+        entry.type = TarType::directory;
+        entry.xattrs = read_xattrs(opened.get());
+        TRY(begin(std::move(entry)));
+        TRY(writer_.end());
+        return run();
+    }
+
+    // `name` alone, which is no folder.
+    Result<> run_single(const std::string& name, const std::string& shown) {
+        renamed_ = shown;
+        TRY(entry(root_, "", name));
+        return writer_.finish();
+    }
+
   private:
+    static TarEntry described(std::string path, const struct stat& status) {
+        TarEntry entry;
+        entry.path = std::move(path);
+        entry.mode = status.st_mode & 07777U;
+        entry.uid = status.st_uid;
+        entry.gid = status.st_gid;
+        entry.mtime_seconds = status.st_mtim.tv_sec;
+        entry.mtime_nanoseconds = static_cast<std::uint32_t>(status.st_mtim.tv_nsec);
+        return entry;
+    }
+
+    Result<> begin(TarEntry entry) {
+        entry.path = renamed_.empty() ? prefix_ + entry.path : renamed_;
+        if (entry.type == TarType::hard_link) entry.target = prefix_ + entry.target;
+        return writer_.begin(entry);
+    }
+
     Result<> folder(const std::string& path) {
         auto opened = open_beneath(root_, path, O_RDONLY | O_DIRECTORY);
         if (!opened)
@@ -141,19 +152,13 @@ class TreeTar {
         std::string prefix = parent_path.empty() ? "" : parent_path + "/";
         if (kind_ == TreeKind::overlay_upper && is_whiteout(status)) return writer_.file(prefix + ".wh." + name, "");
         if (S_ISSOCK(status.st_mode)) return {};  // archives have none
-        TarEntry entry;
-        entry.path = prefix + name;
-        entry.mode = status.st_mode & 07777U;
-        entry.uid = status.st_uid;
-        entry.gid = status.st_gid;
-        entry.mtime_seconds = status.st_mtim.tv_sec;
-        entry.mtime_nanoseconds = static_cast<std::uint32_t>(status.st_mtim.tv_nsec);
+        TarEntry entry = described(prefix + name, status);
         if (!S_ISDIR(status.st_mode) && status.st_nlink > 1) {
             auto [known, first] = links_.try_emplace({status.st_dev, status.st_ino}, entry.path);
             if (!first) {
                 entry.type = TarType::hard_link;
                 entry.target = known->second;
-                TRY(writer_.begin(entry));
+                TRY(begin(std::move(entry)));
                 return writer_.end();
             }
         }
@@ -175,7 +180,7 @@ class TreeTar {
         entry.type = TarType::directory;
         entry.path += '/';
         opened.reset();
-        TRY(writer_.begin(entry));
+        TRY(begin(std::move(entry)));
         TRY(writer_.end());
         return folder(path);
     }
@@ -195,7 +200,7 @@ class TreeTar {
             entry.device_major = ::gnu_dev_major(status.st_rdev);
             entry.device_minor = ::gnu_dev_minor(status.st_rdev);
         }
-        TRY(writer_.begin(entry));
+        TRY(begin(std::move(entry)));
         return writer_.end();
     }
 
@@ -216,7 +221,7 @@ class TreeTar {
             entry.stored_bytes = 0;
             for (const auto& extent : extents) entry.stored_bytes += extent.length;
         }
-        TRY(writer_.begin(entry));
+        TRY(begin(entry));
         for (TarExtent extent : extents) {
             while (extent.length > 0) {
                 std::size_t want = static_cast<std::size_t>(std::min<std::uint64_t>(extent.length, buffer_.size()));
@@ -235,6 +240,8 @@ class TreeTar {
     int root_;
     TreeKind kind_;
     TarWriter writer_;
+    std::string prefix_;   // of all names in the archive
+    std::string renamed_;  // not empty: what the only entry is called
     std::vector<std::byte> buffer_;
     std::map<std::pair<dev_t, ino_t>, std::string> links_;
 };
@@ -257,7 +264,10 @@ Result<> add_sizes(int root, const std::string& path, std::set<std::pair<dev_t, 
 
 class UpperComparison {
   public:
-    UpperComparison(int upper, int lower) : upper_(upper), lower_(lower) {}
+    UpperComparison(int upper, int lower, const std::set<std::string>& made)
+        : upper_(upper), lower_(lower), made_(made) {
+        for (const std::string& path : made) touched_.insert(path.substr(0, path.rfind('/')));
+    }
 
     Result<std::vector<Change>> run() {
         TRY(folder("", false));
@@ -300,9 +310,11 @@ class UpperComparison {
             }
             bool directory = S_ISDIR(status.st_mode);
             bool both = before && directory && S_ISDIR(before->st_mode);
+            if (!before && made_.contains("/" + below)) continue;
+            bool same_time = both && before->st_mtim.tv_sec == status.st_mtim.tv_sec &&
+                             before->st_mtim.tv_nsec == status.st_mtim.tv_nsec;
             bool same = both && before->st_mode == status.st_mode && before->st_uid == status.st_uid &&
-                        before->st_gid == status.st_gid && before->st_mtim.tv_sec == status.st_mtim.tv_sec &&
-                        before->st_mtim.tv_nsec == status.st_mtim.tv_nsec;
+                        before->st_gid == status.st_gid && (same_time || touched_.contains("/" + below));
             if (!same) note(below, before ? ChangeKind::modified : ChangeKind::added);
             if (directory) TRY(folder(below, !both));
         }
@@ -321,6 +333,8 @@ class UpperComparison {
 
     int upper_;
     int lower_;
+    const std::set<std::string>& made_;
+    std::set<std::string> touched_;
     std::map<std::string, ChangeKind> found_;
 };
 
@@ -330,6 +344,11 @@ Result<> write_tree_tar(int root, TreeKind kind, const ByteSink& sink) {
     return TreeTar(root, kind, sink).run();
 }
 
+Result<> write_place_tar(int folder, const std::string& name, const std::string& shown, const ByteSink& sink) {
+    TreeTar tar(folder, TreeKind::plain, sink);
+    return name.empty() ? tar.run_as(shown) : tar.run_single(name, shown);
+}
+
 Result<std::uint64_t> tree_size(int root) {
     std::set<std::pair<dev_t, ino_t>> seen;
     std::uint64_t total = 0;
@@ -337,8 +356,8 @@ Result<std::uint64_t> tree_size(int root) {
     return total;
 }
 
-Result<std::vector<Change>> compare_upper(int upper, int lower) {
-    return UpperComparison(upper, lower).run();
+Result<std::vector<Change>> compare_upper(int upper, int lower, const std::set<std::string>& made) {
+    return UpperComparison(upper, lower, made).run();
 }
 
 }  // namespace wherry::image

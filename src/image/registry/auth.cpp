@@ -1,6 +1,8 @@
 #include "image/registry/auth.hpp"
 
 #include <algorithm>
+#include <charconv>
+#include <ctime>
 
 #include "base/encoding.hpp"
 #include "base/json.hpp"
@@ -27,10 +29,17 @@ Result<RegistryCredentials> parse_registry_auth(std::string_view header) {
         credentials.username = pair.substr(0, colon);
         credentials.password = pair.substr(colon + 1);
     }
-    for (char c : credentials.username + credentials.password + credentials.identity_token + credentials.registry_token)
-        if (c == '\r' || c == '\n' || c == '\0')
-            return fail(Code::invalid_argument, "X-Registry-Auth: credentials hold a control character");
+    TRY(check_credentials(credentials), "X-Registry-Auth");
     return credentials;
+}
+
+Result<> check_credentials(const RegistryCredentials& credentials) {
+    for (const std::string* text :
+         {&credentials.username, &credentials.password, &credentials.identity_token, &credentials.registry_token})
+        for (char c : *text)
+            if (c == '\r' || c == '\n' || c == '\0')
+                return fail(Code::invalid_argument, "credentials hold a control character");
+    return {};
 }
 
 namespace {
@@ -93,6 +102,46 @@ std::vector<Challenge> parse_challenges(std::string_view header) {
             current.scope = std::move(value);
         else if (name == "error")
             current.error = std::move(value);
+    }
+}
+
+std::optional<std::chrono::seconds> parse_retry_after(std::string_view header, WallTime now) {
+    while (header.ends_with(' ')) header.remove_suffix(1);
+    if (header.empty()) return std::nullopt;
+    std::int64_t seconds = 0;
+    auto [end, error] = std::from_chars(header.data(), header.data() + header.size(), seconds);
+    if (error == std::errc() && end == header.data() + header.size())
+        return seconds < 0 ? std::nullopt : std::optional(std::chrono::seconds(seconds));
+    // "Wed, 21 Oct 2015 07:28:00 GMT": the one form that is not obsolete.
+    std::tm parts{};
+    const std::string text(header);
+    const char* rest = ::strptime(text.c_str(), "%a, %d %b %Y %H:%M:%S GMT", &parts);
+    if (rest == nullptr || *rest != '\0') return std::nullopt;
+    const auto then = std::chrono::sys_seconds(std::chrono::seconds(::timegm(&parts)));
+    const auto left = std::chrono::duration_cast<std::chrono::seconds>(then - now) + std::chrono::seconds(1);
+    return std::max(left, std::chrono::seconds(0));
+}
+
+std::string next_link(std::string_view header) {
+    std::size_t at = 0;
+    while (true) {
+        const std::size_t open = header.find('<', at);
+        if (open == std::string_view::npos) return {};
+        const std::size_t close = header.find('>', open);
+        if (close == std::string_view::npos) return {};
+        const std::string_view target = header.substr(open + 1, close - open - 1);
+        // Parameters up to the next link; a comma inside quotes does not end them.
+        std::size_t end = close + 1;
+        for (bool quoted = false; end < header.size() && (quoted || header[end] != ','); ++end)
+            if (header[end] == '"') quoted = !quoted;
+        std::string parameters = lower(header.substr(close + 1, end - close - 1));
+        std::erase_if(parameters, [](char c) { return c == ' ' || c == '\t' || c == '"'; });
+        for (std::string_view left = parameters; !left.empty();) {
+            const std::size_t semicolon = left.find(';');
+            if (left.substr(0, semicolon) == "rel=next") return std::string(target);
+            left = semicolon == std::string_view::npos ? std::string_view() : left.substr(semicolon + 1);
+        }
+        at = end;
     }
 }
 

@@ -1,5 +1,10 @@
 #include "image/registry/origins.hpp"
 
+#include <dirent.h>
+#include <unistd.h>
+
+#include <memory>
+
 #include "base/digest.hpp"
 #include "base/fd.hpp"
 #include "base/json.hpp"
@@ -55,6 +60,19 @@ void LayerOrigins::add(const std::string& diff_id, const LayerOrigin& origin) co
     };
     if (auto result = write(); !result)
         log_warn("layer_origins.write_failed", {{"diff_id", diff_id}, {"error", result.error()}});
+}
+
+void LayerOrigins::sweep(const std::function<bool(const std::string& diff_id)>& is_here) const {
+    std::lock_guard guard(lock_);
+    std::unique_ptr<DIR, int (*)(DIR*)> stream(::opendir(folder_.c_str()), &::closedir);
+    if (!stream) return;  // nothing was ever kept
+    while (const dirent* entry = ::readdir(stream.get())) {
+        const std::string name = entry->d_name;
+        if (name.starts_with('.')) continue;
+        const std::string diff_id = "sha256:" + name;
+        // Half-written files of a crash have other names.
+        if (!is_sha256_digest(diff_id) || !is_here(diff_id)) ::unlink((folder_ + "/" + name).c_str());
+    }
 }
 
 }  // namespace wherry::image

@@ -3,6 +3,7 @@
 // correctness.
 #pragma once
 
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -25,6 +26,8 @@ class LayerOrigins {
 
     std::vector<LayerOrigin> of(const std::string& diff_id) const;
     void add(const std::string& diff_id, const LayerOrigin& origin) const;  // errors are logged
+    // Forgets layers that are not here any more.
+    void sweep(const std::function<bool(const std::string& diff_id)>& is_here) const;
 
   private:
     std::string folder_;

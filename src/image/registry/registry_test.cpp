@@ -1,10 +1,7 @@
 #include <gtest/gtest.h>
 
-#include <thread>
-
 #include "base/encoding.hpp"
 #include "image/registry/auth.hpp"
-#include "image/registry/channel.hpp"
 #include "image/registry/client.hpp"
 
 namespace wherry::image {
@@ -47,34 +44,62 @@ TEST(registry_client, loopback_is_known) {
         EXPECT_FALSE(is_loopback_registry(host)) << host;
 }
 
-TEST(channel, hands_everything_over_in_order_and_bounded) {
-    Channel channel(10);
-    std::thread writer([&] {
-        for (int i = 0; i < 1000; ++i) ASSERT_TRUE(channel.write(std::to_string(i) + ","));
-        channel.finish({});
-    });
-    std::string all;
-    std::array<std::byte, 7> buffer{};
-    while (true) {
-        auto got = channel.read(buffer);
-        ASSERT_TRUE(got);
-        if (*got == 0) break;
-        all += as_text(std::span(buffer).first(*got));
-    }
-    writer.join();
-    EXPECT_TRUE(all.starts_with("0,1,2,"));
-    EXPECT_TRUE(all.ends_with("998,999,"));
+TEST(registry_location, insecure_by_name_and_subnet) {
+    RegistryConfig config;
+    ASSERT_TRUE(config.add_insecure("10.1.0.0/16"));
+    ASSERT_TRUE(config.add_insecure("plain.example"));
+    ASSERT_TRUE(config.add_insecure("other.example:5000"));
+    for (const char* host : {"10.1.255.1", "10.1.0.1:5000", "plain.example", "plain.example:443", "other.example:5000"})
+        EXPECT_TRUE(is_insecure_registry(config, host)) << host;
+    for (const char* host : {"10.2.0.1", "plain.example.org", "other.example", "other.example:5001"})
+        EXPECT_FALSE(is_insecure_registry(config, host)) << host;
+    for (const char* wrong : {"https://x", "10.0.0.0/33", "x/y", ""}) EXPECT_FALSE(config.add_insecure(wrong)) << wrong;
 }
 
-TEST(channel, errors_reach_the_other_side) {
-    Channel channel(10);
-    channel.finish(fail(Code::data_loss, "broken"));
-    std::array<std::byte, 4> buffer{};
-    EXPECT_EQ(channel.read(buffer).error().message(), "broken");
-    Channel other(1);
-    ASSERT_TRUE(other.write("xx"));
-    other.abandon();
-    EXPECT_EQ(other.write("y").error().code(), Code::cancelled);
+TEST(registry_location, mirrors_first_then_the_registry) {
+    RegistryConfig config;
+    ASSERT_TRUE(config.add_mirror("http://mirror.example:5000/sub/"));
+    ASSERT_TRUE(config.add_mirror("quay.io=https://quay.mirror"));
+    auto hub = pull_locations(config, "docker.io");
+    ASSERT_EQ(hub.size(), 2U);
+    EXPECT_EQ(hub[0].host, "mirror.example:5000");
+    EXPECT_EQ(hub[0].prefix, "/sub");
+    EXPECT_EQ(hub[0].plain, true);
+    EXPECT_TRUE(hub[0].mirror);
+    EXPECT_EQ(hub[1].host, "registry-1.docker.io");
+    EXPECT_FALSE(hub[1].mirror);
+    auto quay = pull_locations(config, "quay.io");
+    ASSERT_EQ(quay.size(), 2U);
+    EXPECT_EQ(quay[0].host, "quay.mirror");
+    EXPECT_EQ(quay[0].plain, false);
+    EXPECT_EQ(pull_locations(config, "localhost:5000").size(), 1U);
+    for (const char* wrong : {"mirror.example", "ftp://x", "https://", "https://u:p@x", "https://x?y", "=https://x"})
+        EXPECT_FALSE(config.add_mirror(wrong)) << wrong;
+}
+
+TEST(registry_headers, retry_after) {
+    const WallTime now = *parse_rfc3339("2015-10-21T07:27:30Z");
+    EXPECT_EQ(parse_retry_after("7", now), std::chrono::seconds(7));
+    EXPECT_EQ(parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT", now), std::chrono::seconds(31));
+    EXPECT_EQ(parse_retry_after("Wed, 21 Oct 2015 07:00:00 GMT", now), std::chrono::seconds(0));
+    for (const char* wrong : {"", "-1", "soon", "7x", "Wed, 21 Oct 2015"})
+        EXPECT_FALSE(parse_retry_after(wrong, now)) << wrong;
+}
+
+TEST(registry_headers, next_link) {
+    EXPECT_EQ(next_link(R"(</v2/x/tags/list?last=a&n=2>; rel="next")"), "/v2/x/tags/list?last=a&n=2");
+    EXPECT_EQ(next_link(R"(<a>; rel=prev, <b>; title="x, y"; REL=NEXT)"), "b");
+    for (const char* wrong : {"", "<a>", "<a; rel=next", "a; rel=next", R"(<a>; rel="nextish")"})
+        EXPECT_EQ(next_link(wrong), "") << wrong;
+}
+
+TEST(platform, names) {
+    EXPECT_EQ(parse_platform_name("linux/arm64/v8")->variant, "v8");
+    EXPECT_EQ(parse_platform_name("aarch64")->architecture, "arm64");
+    EXPECT_EQ(parse_platform_name("linux")->architecture, host_platform().architecture);
+    EXPECT_EQ(parse_platform_name("LINUX/X86_64")->architecture, "amd64");
+    for (const char* wrong : {"", "linux/", "a/b/c/d", "nonsense", "linux/a b"})
+        EXPECT_FALSE(parse_platform_name(wrong)) << wrong;
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include "image/tar/decoder.hpp"
 
+#include <bzlib.h>
 #include <isa-l/igzip_lib.h>
+#include <lzma.h>
 #include <zstd.h>
 
 #include <algorithm>
@@ -12,6 +14,11 @@ namespace wherry::image {
 namespace {
 
 constexpr std::size_t input_bytes = 256U << 10U;
+constexpr std::uint64_t xz_memory_bytes = 128ULL << 20U;
+constexpr std::string_view xz_magic(
+    "\xfd"
+    "7zXZ\0",
+    6);
 
 std::unexpected<Error> corrupt(std::string what) {
     return fail(Code::invalid_argument, std::move(what));
@@ -51,6 +58,36 @@ struct StreamDecoder::Zstd {
     ~Zstd() { ZSTD_freeDStream(stream); }
 };
 
+struct StreamDecoder::Bzip2 {
+    bz_stream stream{};
+    bool is_open = false;  // between two streams it is not
+    int made = BZ_OK;
+
+    void start() {
+        stream = {};
+        made = BZ2_bzDecompressInit(&stream, 0, 0);
+        is_open = made == BZ_OK;
+    }
+    void end() {
+        if (is_open) BZ2_bzDecompressEnd(&stream);
+        is_open = false;
+    }
+    Bzip2() = default;
+    Bzip2(const Bzip2&) = delete;
+    Bzip2& operator=(const Bzip2&) = delete;
+    ~Bzip2() { end(); }
+};
+
+struct StreamDecoder::Xz {
+    lzma_stream stream = LZMA_STREAM_INIT;
+    bool done = false;
+
+    Xz() = default;
+    Xz(const Xz&) = delete;
+    Xz& operator=(const Xz&) = delete;
+    ~Xz() { lzma_end(&stream); }
+};
+
 StreamDecoder::StreamDecoder(ByteSource& source)
     : source_(source), buffer_(std::make_unique_for_overwrite<std::byte[]>(input_bytes)) {}
 
@@ -81,11 +118,15 @@ Result<> StreamDecoder::detect() {
         compression_ = Compression::zstd;
         zstd_ = std::make_unique<Zstd>();
         if (zstd_->stream == nullptr) return fail(Code::resource_exhausted, "zstd: no memory");
-    } else if (starts_with(input_, "BZh") || starts_with(input_, std::string_view("\xfd"
-                                                                                  "7zXZ\0",
-                                                                                  6))) {
-        return corrupt(starts_with(input_, "B") ? "bzip2 compression is not supported: use gzip or zstd"
-                                                : "xz compression is not supported: use gzip or zstd");
+    } else if (starts_with(input_, "BZh") && input_.size() >= 4 && input_[3] >= std::byte{'1'} &&
+               input_[3] <= std::byte{'9'}) {
+        compression_ = Compression::bzip2;
+        bzip2_ = std::make_unique<Bzip2>();
+    } else if (starts_with(input_, xz_magic)) {
+        compression_ = Compression::xz;
+        xz_ = std::make_unique<Xz>();
+        if (lzma_stream_decoder(&xz_->stream, xz_memory_bytes, LZMA_CONCATENATED) != LZMA_OK)
+            return fail(Code::resource_exhausted, "xz: no memory");
     }
     return {};
 }
@@ -97,6 +138,10 @@ Result<std::size_t> StreamDecoder::read(std::span<std::byte> out) {
             return read_gzip(out);
         case Compression::zstd:
             return read_zstd(out);
+        case Compression::bzip2:
+            return read_bzip2(out);
+        case Compression::xz:
+            return read_xz(out);
         case Compression::none:
             break;
     }
@@ -157,6 +202,70 @@ Result<std::size_t> StreamDecoder::read_zstd(std::span<std::byte> out) {
         if (made.pos > 0) return made.pos;
         if (in.pos == 0 && input_.empty() && source_ended_ && status != 0)
             return corrupt("zstd: unexpected end of data");
+    }
+}
+
+Result<std::size_t> StreamDecoder::read_bzip2(std::span<std::byte> out) {
+    bz_stream& stream = bzip2_->stream;
+    for (;;) {
+        if (!bzip2_->is_open) {  // at the start, and behind each stream: several make one file
+            while (input_.size() < 3 && TRY(fill())) {
+            }
+            if (input_.empty()) return 0;
+            if (!starts_with(input_, "BZh")) return corrupt("bzip2: garbage after the end");
+            bzip2_->start();
+            if (!bzip2_->is_open) return fail(Code::resource_exhausted, "bzip2: no memory");
+        }
+        if (input_.empty()) TRY(fill());
+        // SAFETY: bytes as chars; the library only reads its input.
+        stream.next_in = reinterpret_cast<char*>(input_.data());
+        stream.avail_in = static_cast<unsigned>(input_.size());
+        stream.next_out = reinterpret_cast<char*>(out.data());
+        const auto room = static_cast<unsigned>(std::min<std::size_t>(out.size(), 1U << 30U));
+        stream.avail_out = room;
+        const int status = BZ2_bzDecompress(&stream);
+        const std::size_t used = input_.size() - stream.avail_in;
+        const std::size_t made = room - stream.avail_out;
+        input_ = input_.subspan(used);
+        if (status == BZ_MEM_ERROR) return fail(Code::resource_exhausted, "bzip2: no memory");
+        if (status != BZ_OK && status != BZ_STREAM_END) return corrupt("bzip2: corrupt data");
+        if (status == BZ_STREAM_END) bzip2_->end();
+        if (made > 0) return made;
+        if (status == BZ_OK && used == 0 && source_ended_ && input_.empty())
+            return corrupt("bzip2: unexpected end of data");
+    }
+}
+
+Result<std::size_t> StreamDecoder::read_xz(std::span<std::byte> out) {
+    lzma_stream& stream = xz_->stream;
+    for (;;) {
+        if (xz_->done) return 0;
+        if (input_.empty()) TRY(fill());
+        stream.next_in = as_uint8(input_.data());
+        stream.avail_in = input_.size();
+        stream.next_out = as_uint8(out.data());
+        stream.avail_out = out.size();
+        const lzma_ret status = lzma_code(&stream, source_ended_ ? LZMA_FINISH : LZMA_RUN);
+        input_ = input_.subspan(input_.size() - stream.avail_in);
+        switch (status) {
+            case LZMA_OK:
+                break;
+            case LZMA_STREAM_END:
+                xz_->done = true;
+                break;
+            case LZMA_BUF_ERROR:
+                if (source_ended_) return corrupt("xz: unexpected end of data");
+                break;
+            case LZMA_MEM_ERROR:
+            case LZMA_MEMLIMIT_ERROR:
+                return fail(Code::resource_exhausted,
+                            "xz: decoding takes more memory than the 128 MiB there are for it");
+            case LZMA_OPTIONS_ERROR:
+                return corrupt("xz: unsupported options");
+            default:
+                return corrupt("xz: corrupt data");
+        }
+        if (const std::size_t made = out.size() - stream.avail_out; made > 0) return made;
     }
 }
 

@@ -1,4 +1,5 @@
-// Decompression in-process: gzip (ISA-L) and zstd told apart from plain bytes by their first bytes.
+// Decompression in-process, never by a program: gzip (ISA-L), zstd, bzip2 and xz, told apart from plain bytes by their
+// first bytes.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,7 @@
 
 namespace wherry::image {
 
-enum class Compression : unsigned char { none, gzip, zstd };
+enum class Compression : unsigned char { none, gzip, zstd, bzip2, xz };
 
 class StreamDecoder {
   public:
@@ -21,8 +22,8 @@ class StreamDecoder {
     StreamDecoder(const StreamDecoder&) = delete;
     StreamDecoder& operator=(const StreamDecoder&) = delete;
 
-    // Decompressed bytes, as many as fit or are there; 0 at the end. invalid_argument: truncated or corrupt input, or a
-    // compression that is not supported (bzip2, xz).
+    // Decompressed bytes, as many as fit or are there; 0 at the end. invalid_argument: truncated or corrupt input;
+    // resource_exhausted: xz data that takes more than 128 MiB of memory to decode (`xz -9` takes 65).
     Result<std::size_t> read(std::span<std::byte> out);
     std::uint64_t consumed_bytes() const noexcept { return consumed_; }
     Compression compression() const noexcept { return compression_; }
@@ -30,10 +31,14 @@ class StreamDecoder {
   private:
     struct Gzip;
     struct Zstd;
+    struct Bzip2;
+    struct Xz;
     Result<> detect();
     Result<bool> fill();
     Result<std::size_t> read_gzip(std::span<std::byte> out);
     Result<std::size_t> read_zstd(std::span<std::byte> out);
+    Result<std::size_t> read_bzip2(std::span<std::byte> out);
+    Result<std::size_t> read_xz(std::span<std::byte> out);
 
     ByteSource& source_;
     std::unique_ptr<std::byte[]> buffer_;
@@ -44,6 +49,8 @@ class StreamDecoder {
     Compression compression_ = Compression::none;
     std::unique_ptr<Gzip> gzip_;
     std::unique_ptr<Zstd> zstd_;
+    std::unique_ptr<Bzip2> bzip2_;
+    std::unique_ptr<Xz> xz_;
 };
 
 }  // namespace wherry::image

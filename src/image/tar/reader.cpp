@@ -13,7 +13,6 @@ namespace wherry::image {
 
 namespace {
 
-constexpr std::size_t block_bytes = 512;
 constexpr std::size_t max_special_bytes = 1U << 20U;  // a pax header or long name, as Go limits it
 constexpr std::size_t max_extents = 1U << 20U;
 constexpr int max_special_entries = 16;  // headers in a row that only describe the next entry
@@ -51,13 +50,11 @@ constexpr Field gnu_real_size_field{483, 12};
 constexpr std::size_t extension_count = 21;
 constexpr std::size_t extension_flag_offset = 504;
 
-using Block = std::array<std::byte, block_bytes>;
-
-std::string_view field(const Block& block, Field where) {
+std::string_view field(const TarBlock& block, Field where) {
     return as_text(block).substr(where.offset, where.size);
 }
 
-std::string_view text_field(const Block& block, Field where) {
+std::string_view text_field(const TarBlock& block, Field where) {
     std::string_view text = field(block, where);
     return text.substr(0, text.find('\0'));
 }
@@ -104,7 +101,7 @@ std::uint32_t low_bits(std::int64_t value) {
     return static_cast<std::uint32_t>(static_cast<std::uint64_t>(value));
 }
 
-bool checksum_matches(const Block& block) {
+bool checksum_matches(const TarBlock& block) {
     auto wanted = number(field(block, checksum_field));
     if (!wanted) return false;
     std::int64_t unsigned_sum = 0;
@@ -118,7 +115,7 @@ bool checksum_matches(const Block& block) {
     return *wanted == unsigned_sum || *wanted == signed_sum;
 }
 
-bool is_zero(const Block& block) {
+bool is_zero(const TarBlock& block) {
     return std::ranges::all_of(block, [](std::byte b) { return b == std::byte{0}; });
 }
 
@@ -303,7 +300,7 @@ Result<> TarReader::observe(std::span<const std::byte> bytes) {
 }
 
 // False at the very end of the stream.
-Result<bool> TarReader::read_block(Block& block) {
+Result<bool> TarReader::read_block(TarBlock& block) {
     std::size_t filled = 0;
     while (filled < block.size()) {
         if (!TRY(fill())) {
@@ -342,7 +339,7 @@ Result<std::string> TarReader::read_special(std::uint64_t size) {
         text += as_text(piece);
         current_ = current_.subspan(piece.size());
     }
-    TRY(skip((block_bytes - size % block_bytes) % block_bytes));
+    TRY(skip((tar_block_bytes - size % tar_block_bytes) % tar_block_bytes));
     return text;
 }
 
@@ -365,8 +362,8 @@ Result<std::span<const std::byte>> TarReader::data() {
     return piece;
 }
 
-Result<> TarReader::read_old_sparse_map(const Block& block, TarEntry& entry) {
-    auto add = [&](const Block& from, std::size_t offset) -> Result<bool> {
+Result<> TarReader::read_old_sparse_map(const TarBlock& block, TarEntry& entry) {
+    auto add = [&](const TarBlock& from, std::size_t offset) -> Result<bool> {
         std::string_view where = field(from, {offset, 12});
         if (where.front() == '\0') return false;  // an unused slot ends the list
         std::uint64_t start = TRY(size_number(where));
@@ -379,7 +376,7 @@ Result<> TarReader::read_old_sparse_map(const Block& block, TarEntry& entry) {
     for (std::size_t i = 0; i < gnu_sparse_count && more; ++i) more = TRY(add(block, gnu_sparse_offset + i * 24));
     bool extended = block[gnu_extended_offset] != std::byte{0};
     while (extended) {
-        Block extension{};
+        TarBlock extension{};
         if (!TRY(read_block(extension))) return broken("unexpected end of archive");
         more = true;
         for (std::size_t i = 0; i < extension_count && more; ++i) more = TRY(add(extension, i * 24));
@@ -395,7 +392,7 @@ Result<> TarReader::read_sparse_map_1_0(TarEntry& entry) {
     std::vector<std::uint64_t> numbers;
     std::optional<std::uint64_t> wanted;
     while (!wanted || numbers.size() < *wanted * 2) {
-        Block block{};
+        TarBlock block{};
         if (remaining_ < block.size()) return broken("sparse map");
         if (!TRY(read_block(block))) return broken("unexpected end of archive");
         remaining_ -= block.size();
@@ -416,14 +413,14 @@ Result<> TarReader::read_sparse_map_1_0(TarEntry& entry) {
             }
         }
         pending.erase(0, start);
-        if (pending.size() > block_bytes + 32) return broken("sparse map");
+        if (pending.size() > tar_block_bytes + 32) return broken("sparse map");
     }
     for (std::size_t i = 0; i < numbers.size(); i += 2) entry.extents.push_back({numbers[i], numbers[i + 1]});
     entry.stored_bytes = remaining_;
     return {};
 }
 
-Result<TarEntry> TarReader::decode(const Block& block, Pax& pax) {
+Result<TarEntry> TarReader::decode(const TarBlock& block, Pax& pax) {
     TarEntry entry;
     std::string_view magic = field(block, magic_field);
     bool gnu = magic == std::string_view("ustar  \0", 8);
@@ -492,7 +489,7 @@ Result<TarEntry> TarReader::decode(const Block& block, Pax& pax) {
     entry.size_bytes = entry.type == TarType::regular ? size : 0;
     entry.stored_bytes = size;
     remaining_ = size;
-    padding_ = (block_bytes - size % block_bytes) % block_bytes;
+    padding_ = (tar_block_bytes - size % tar_block_bytes) % tar_block_bytes;
     if (flag == 'S') {
         entry.sparse = true;
         entry.size_bytes = TRY(size_number(field(block, gnu_real_size_field)));
@@ -521,7 +518,7 @@ Result<std::optional<TarEntry>> TarReader::next() {
     Pax pax;
     for (int specials = 0;; ++specials) {
         if (specials > max_special_entries) return broken("too many extended headers in a row");
-        Block block{};
+        TarBlock block{};
         if (!TRY(read_block(block))) {
             done_ = true;
             if (specials > 0) return broken("unexpected end of archive");

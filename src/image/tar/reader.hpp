@@ -52,6 +52,10 @@ struct TarEntry {
 
 // The next piece of the stream, valid until the next call; empty at the end.
 using ChunkReader = std::function<Result<std::span<const std::byte>>()>;
+// POSIX.1-2017, pax: archives consist of blocks.
+inline constexpr std::size_t tar_block_bytes = 512;
+using TarBlock = std::array<std::byte, tar_block_bytes>;
+
 // Sees every byte of the stream that data() does not return, in order: headers, padding, the end.
 using RawObserver = std::function<Result<>(std::span<const std::byte>)>;
 
@@ -67,16 +71,15 @@ class TarReader {
 
   private:
     struct Pax;
-    using Block = std::array<std::byte, 512>;
 
     Result<bool> fill();
     Result<> observe(std::span<const std::byte> bytes);
-    Result<bool> read_block(Block& block);
+    Result<bool> read_block(TarBlock& block);
     Result<> skip(std::uint64_t count);
     Result<std::string> read_special(std::uint64_t size);
     Result<> drain();
-    Result<TarEntry> decode(const Block& block, Pax& pax);
-    Result<> read_old_sparse_map(const Block& block, TarEntry& entry);
+    Result<TarEntry> decode(const TarBlock& block, Pax& pax);
+    Result<> read_old_sparse_map(const TarBlock& block, TarEntry& entry);
     Result<> read_sparse_map_1_0(TarEntry& entry);
 
     ChunkReader chunks_;

@@ -150,6 +150,38 @@ TEST(Decoder, TellsStreamsApart) {
     EXPECT_FALSE(decoded(wrong));
     EXPECT_EQ(decoded(zstd).value(), "hello\n");
     for (std::size_t cut = 5; cut < zstd.size(); ++cut) EXPECT_FALSE(decoded(zstd.substr(0, cut))) << cut;
+
+    // The same by bzip2 and xz.
+    std::string bzip2(
+        "BZh91AY&"
+        "SY\xc1\xc0\x80\xe2\x00\x00\x01\x41\x00\x00\x10\x02\x44\xa0\x00\x30\xcd\x00\xc3\x46\x29\x97\x17\x72\x45\x38"
+        "\x50\x90\xc1\xc0\x80\xe2",
+        42);
+    std::string xz(
+        "\xfd\x37\x7a\x58\x5a\x00\x00\x04\xe6\xd6\xb4\x46\x02\x00\x21\x01\x16\x00\x00\x00\x74\x2f\xe5\xa3\x01\x00\x05he"
+        "llo\n"
+        "\x00\x00\x00\xa5\x60\x97\xf1\x94\xf6\xfd\xe0\x00\x01\x1e\x06\xc1\x2f\xa4\x1d\x1f\xb6\xf3\x7d\x01\x00\x00\x00"
+        "\x00\x04"
+        "\x59\x5a",
+        64);
+    for (const auto& [data, magic] : {std::pair(bzip2, 4U), std::pair(xz, 6U)}) {
+        auto whole = decoded(data);
+        ASSERT_TRUE(whole) << whole.error().describe();
+        EXPECT_EQ(*whole, "hello\n");
+        EXPECT_EQ(decoded(data + data).value(), "hello\nhello\n");
+        for (std::size_t cut = magic; cut < data.size(); ++cut) EXPECT_FALSE(decoded(data.substr(0, cut))) << cut;
+        EXPECT_FALSE(decoded(data + "garbage"));
+        std::string changed = data;
+        changed[10] = static_cast<char>(changed[10] ^ 1);
+        EXPECT_FALSE(decoded(changed));
+    }
+    EXPECT_EQ(decoded("BZhing").value(), "BZhing");
+    // A dictionary of 1.5 GiB (LZMA2 dictionary size byte 37, header CRC made anew) is refused, not allocated.
+    std::string greedy = xz;
+    greedy.replace(12, 12, "\x02\x00\x21\x01\x25\x00\x00\x00\x3b\x78\x7b\x41", 12);
+    auto refused = decoded(greedy);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Code::resource_exhausted) << refused.error().describe();
 }
 
 }  // namespace

@@ -8,17 +8,14 @@ namespace wherry::image {
 
 namespace {
 
-constexpr std::size_t block_bytes = 512;
 constexpr std::uint64_t max_octal_size = 077777777777ULL;
 constexpr std::uint32_t max_octal_id = 07777777U;
 
-using Block = std::array<std::byte, block_bytes>;
-
-void put_text(Block& block, std::size_t offset, std::size_t size, std::string_view text) {
+void put_text(TarBlock& block, std::size_t offset, std::size_t size, std::string_view text) {
     std::memcpy(block.data() + offset, text.data(), std::min(size, text.size()));
 }
 
-void put_octal(Block& block, std::size_t offset, std::size_t size, std::uint64_t value) {
+void put_octal(TarBlock& block, std::size_t offset, std::size_t size, std::uint64_t value) {
     std::string digits(size - 1, '0');
     for (std::size_t i = digits.size(); i > 0 && value > 0; --i, value >>= 3U)
         digits[i - 1] = static_cast<char>('0' + (value & 7U));
@@ -79,7 +76,7 @@ std::string sparse_map(const TarEntry& entry) {
     std::string map = std::to_string(entry.extents.size()) + "\n";
     for (const auto& extent : entry.extents)
         map += std::to_string(extent.offset) + "\n" + std::to_string(extent.length) + "\n";
-    map.resize((map.size() + block_bytes - 1) / block_bytes * block_bytes, '\0');
+    map.resize((map.size() + tar_block_bytes - 1) / tar_block_bytes * tar_block_bytes, '\0');
     return map;
 }
 
@@ -97,7 +94,7 @@ Result<> TarWriter::zeros(std::uint64_t count) {
 
 Result<> TarWriter::header(const TarEntry& entry, std::string_view name, std::string_view target, char flag,
                            std::uint64_t size) {
-    Block block{};
+    TarBlock block{};
     put_text(block, 0, 100, name);
     put_octal(block, 100, 8, entry.mode & 07777U);
     put_octal(block, 108, 8, std::min(entry.uid, max_octal_id));
@@ -147,11 +144,11 @@ Result<> TarWriter::begin(const TarEntry& entry) {
         extended.mode = 0644;
         TRY(header(extended, "PaxHeaders.0/" + entry.path.substr(0, 80), "", 'x', records.size()));
         TRY(put(as_bytes(records)));
-        TRY(zeros((block_bytes - records.size() % block_bytes) % block_bytes));
+        TRY(zeros((tar_block_bytes - records.size() % tar_block_bytes) % tar_block_bytes));
     }
     TRY(header(entry, name, entry.target, type_flag(entry.type), size));
     promised_ = size - map.size();
-    padding_ = (block_bytes - size % block_bytes) % block_bytes;
+    padding_ = (tar_block_bytes - size % tar_block_bytes) % tar_block_bytes;
     if (!map.empty()) TRY(put(as_bytes(map)));
     return {};
 }
@@ -170,7 +167,7 @@ Result<> TarWriter::end() {
 }
 
 Result<> TarWriter::finish() {
-    return zeros(2 * block_bytes);
+    return zeros(2 * tar_block_bytes);
 }
 
 Result<> TarWriter::file(std::string_view path, std::string_view bytes, std::int64_t mtime_seconds) {

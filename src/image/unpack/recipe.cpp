@@ -18,8 +18,8 @@ namespace wherry::image {
 namespace {
 
 constexpr std::size_t literal_bytes = 64U << 10U;
-constexpr std::size_t max_path_bytes = 64U << 10U;
-constexpr std::size_t max_extents = 1U << 20U;
+constexpr std::size_t max_member_path_bytes = 64U << 10U;
+constexpr std::size_t max_member_extents = 1U << 20U;
 
 std::unexpected<Error> damaged() {
     return fail(Code::data_loss, "the layer's recipe is damaged");
@@ -153,7 +153,7 @@ class RecipeReader {
     }
     Result<std::string> string() {
         auto length = TRY(number<std::uint32_t>());
-        if (length > max_path_bytes) return damaged();
+        if (length > max_member_path_bytes) return damaged();
         std::string text(length, '\0');
         TRY(bytes(std::as_writable_bytes(std::span(text))));
         return text;
@@ -182,7 +182,7 @@ Result<FileOperation> read_file_operation(RecipeReader& reader) {
     file.length = TRY(reader.number<std::uint64_t>());
     file.path = TRY(reader.string());
     auto count = TRY(reader.number<std::uint32_t>());
-    if (count > max_extents) return damaged();
+    if (count > max_member_extents) return damaged();
     std::uint64_t total = 0;
     for (std::uint32_t i = 0; i < count; ++i) {
         TarExtent extent;

@@ -13,6 +13,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "image/tar/content.hpp"
+
 namespace wherry::image {
 
 namespace {
@@ -241,7 +243,8 @@ Result<> Unpacker::create_file(const Folder& parent, const std::string& name, co
         file = Fd(::openat(parent.fd, name.c_str(), flags, entry.mode & 0777U));
     }
     if (!file) return fail_errno("create");
-    TRY(write_content(file.get(), join(parent.path, name), entry, reader));
+    if (entry.stored_bytes > 0) TRY(recipe_->file(join(parent.path, name), entry.stored_bytes, entry.extents));
+    TRY(write_content(file.get(), entry, reader));
     if (::fchown(file.get(), entry.uid, entry.gid) < 0) return fail_errno("set owner");
     // The owner's change drops these bits, so they come after it; and so do capabilities.
     if ((entry.mode & 07000U) != 0 && ::fchmod(file.get(), entry.mode) < 0) return fail_errno("set mode");
@@ -250,36 +253,6 @@ Result<> Unpacker::create_file(const Folder& parent, const std::string& name, co
     if (::futimens(file.get(), times.data()) < 0) return fail_errno("set time");
     totals_.size_bytes += entry.stored_bytes;
     return {};
-}
-
-Result<> Unpacker::write_content(int file, const std::string& path, const TarEntry& entry, TarReader& reader) {
-    if (entry.stored_bytes > 0) TRY(recipe_->file(path, entry.stored_bytes, entry.extents));
-    if (entry.sparse && ::ftruncate(file, static_cast<off_t>(entry.size_bytes)) < 0) return fail_errno("set size");
-    std::size_t extent = 0;
-    std::uint64_t within = 0;
-    for (;;) {
-        std::span<const std::byte> piece = TRY(reader.data());
-        if (piece.empty()) return {};
-        if (!entry.sparse) {
-            TRY(write_all(file, as_text(piece)), "write");
-            continue;
-        }
-        while (!piece.empty()) {
-            const TarExtent& at = entry.extents[extent];
-            auto part =
-                piece.first(static_cast<std::size_t>(std::min<std::uint64_t>(piece.size(), at.length - within)));
-            ssize_t count =
-                part.empty() ? 0 : ::pwrite(file, part.data(), part.size(), static_cast<off_t>(at.offset + within));
-            if (count < 0 && errno == EINTR) continue;
-            if (count < 0) return fail_errno("write");
-            within += static_cast<std::uint64_t>(count);
-            piece = piece.subspan(static_cast<std::size_t>(count));
-            if (within == at.length) {
-                ++extent;
-                within = 0;
-            }
-        }
-    }
 }
 
 Result<> Unpacker::create_directory(const Folder& parent, const std::string& name, const TarEntry& entry) {

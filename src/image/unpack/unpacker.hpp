@@ -50,7 +50,6 @@ class Unpacker {
 
     Result<> create(const Plan& plan, const TarEntry& entry, TarReader& reader);
     Result<> create_file(const Folder& parent, const std::string& name, const TarEntry& entry, TarReader& reader);
-    Result<> write_content(int file, const std::string& path, const TarEntry& entry, TarReader& reader);
     Result<> create_directory(const Folder& parent, const std::string& name, const TarEntry& entry);
     Result<> create_special(const Folder& parent, const std::string& name, const Plan& plan, const TarEntry& entry);
     Result<> create_hard_link(const Folder& parent, const std::string& name, const Plan& plan);

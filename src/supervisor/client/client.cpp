@@ -24,7 +24,6 @@ namespace wherry::supervisor {
 
 namespace {
 
-constexpr auto tuple = asio::as_tuple(asio::use_awaitable);
 constexpr auto forever = asio::steady_timer::time_point::max();
 
 Error connection_lost() {
@@ -291,6 +290,12 @@ bool ShimClient::alive() const {
 
 void ShimClient::close() {
     state_->fail_all(Error(Code::cancelled, "the connection to the shim was closed"));
+}
+
+asio::awaitable<Result<SandboxState>> ShimClient::make_sandbox(SandboxRequest request, Fd netns) {
+    auto self = shared_from_this();
+    co_return parsed<SandboxState>(co_await call(state_, method::sandbox, to_json_object(request), std::move(netns)),
+                                   method::sandbox);
 }
 
 asio::awaitable<Result<ContainerState>> ShimClient::create(CreateRequest request, Fd netns) {

@@ -90,6 +90,8 @@ class ShimClient : public std::enable_shared_from_this<ShimClient> {
     bool has_feature(std::string_view name) const;
     bool alive() const;  // false once the connection is gone
 
+    // The namespaces that the sandbox's containers are to share.
+    asio::awaitable<Result<SandboxState>> make_sandbox(SandboxRequest request, Fd netns = {});
     asio::awaitable<Result<ContainerState>> create(CreateRequest request, Fd netns = {});
     asio::awaitable<Result<ContainerState>> start(std::string container_id);
     // create and start in one round trip: the hot path.

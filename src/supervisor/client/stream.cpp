@@ -14,11 +14,7 @@
 
 namespace wherry::supervisor {
 
-namespace {
-
-constexpr auto tuple = asio::as_tuple(asio::use_awaitable);
-
-}  // namespace
+namespace {}  // namespace
 
 StdioStream::StdioStream(std::shared_ptr<State> state) : state_(std::move(state)) {}
 StdioStream::~StdioStream() {

@@ -2,13 +2,18 @@
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/as_tuple.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <string>
 
 #include "base/fd.hpp"
 #include "supervisor/client/client.hpp"
 
 namespace wherry::supervisor {
+
+// Completion as [error, ...] instead of an exception.
+inline constexpr auto tuple = asio::as_tuple(asio::use_awaitable);
 
 struct StdioStream::State {
     using Socket = asio::local::stream_protocol::socket;
