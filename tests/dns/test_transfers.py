@@ -49,6 +49,15 @@ def start_primary(peer, kind: str, text: str, secondary_port: int, key: bool, zo
                    f"also-notify {{ 127.0.0.1 port {secondary_port}{use}; }}; }};\n", bind_key())
 
 
+def assert_agree(wherry, peer, name: str, rtype: str = "A"):
+    """The follower answers as we do. It may have a process left for a moment that answers from the version before (NSD's reload)."""
+    def answers(server):
+        answer = server.ask(f"{name}.{ZONE}", rtype)
+        return answer.rcode, answer.canonical("answer")
+
+    wait_until(lambda: answers(peer) == answers(wherry), what=f"the same answer to {name} {rtype}")
+
+
 @pytest.mark.parametrize("key", [False, True], ids=["plain", "tsig"])
 @pytest.mark.parametrize("kind", ["nsd", "knot", "bind"])
 def test_others_follow_us(wherry, request, kind, key):
@@ -59,15 +68,14 @@ def test_others_follow_us(wherry, request, kind, key):
     wherry.start(f"zone {ZONE} {{ file zone\n notify 127.0.0.1:{peer.port}{use}\n allow-transfer {rule} }}", extra=wherry_key())
     start_secondary(peer, kind, wherry.port, key)
     wait_serial(peer.port, ZONE, 1)
-    assert peer.ask(f"h7.{ZONE}").canonical("answer") == wherry.ask(f"h7.{ZONE}").canonical("answer")
+    assert_agree(wherry, peer, "h7")
     # A new version arrives by NOTIFY, not by waiting for the refresh an hour later.
     wherry.write("zone", zone_text(2, "added TXT \"two\"").replace("h5 A", "h5x A"))
     wherry.hang_up()
     wait_serial(peer.port, ZONE, 2)
     for name in ("added", "h5", "h5x", "h6"):
         for rtype in ("TXT", "A"):
-            ours, theirs = wherry.ask(f"{name}.{ZONE}", rtype), peer.ask(f"{name}.{ZONE}", rtype)
-            assert (ours.rcode, ours.canonical("answer")) == (theirs.rcode, theirs.canonical("answer"))
+            assert_agree(wherry, peer, name, rtype)
 
 
 @pytest.mark.parametrize("key", [False, True], ids=["plain", "tsig"])

@@ -305,8 +305,10 @@ def test_killed_at(sandbox, point):
     try:
         step("created", lambda: daemon.api.post("/wherry/sandboxes/create", {"Name": "box"}))
         for name in ("one", "two"):
-            create(daemon, name, "box", "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done")
+            create(daemon, name, "box", "sh", "-c", "trap 'exit 3' TERM; echo trapped; while :; do sleep 0.05; done")
             step(f"{name} started", lambda name=name: daemon.api.post(f"/containers/{name}/start"))
+        for name in ("one", "two"):
+            wait_for(lambda name=name: b"trapped" in daemon.api.request("GET", f"/containers/{name}/logs?stdout=1")[2])
         for name in ("one", "two"):
             step(f"{name} stopped", lambda name=name: daemon.api.post(f"/containers/{name}/stop?t=5"))
         wait_for(lambda: state(daemon, "box") == "down", 5)
@@ -322,6 +324,9 @@ def test_killed_at(sandbox, point):
     daemon.start()
     names = [one["Name"] for one in daemon.api.get("/wherry/sandboxes")]
     assert names == (["box"] if "created" in done and "removed" not in done and point != "sandbox.removed" else names)
+    if point == "stop.signalled":  # the first has the signal and ends by itself
+        wait_for(lambda: daemon.api.get("/containers/one/json")["State"]["Status"] == "exited")
+        assert daemon.api.get("/containers/one/json")["State"]["ExitCode"] == 3
     containers = {one["Names"][0][1:]: one for one in daemon.containers()}
     for name in ("one", "two"):
         if f"{name} started" in done and f"{name} stopped" not in done and not point.startswith(("stop", "exit")):
