@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/clock.hpp"
 #include "base/log.hpp"
@@ -79,6 +80,7 @@ Result<> Controller::set_boot_source(BootSource source) {
     if (source.boot_args && source.boot_args->size() >= x86_64::command_line_bytes)
         return invalid("The kernel command line is invalid: the command line string overflows the capacity.");
     resources_.boot = std::move(source);
+    prepare_soon();
     return {};
 }
 
@@ -105,6 +107,8 @@ Result<> Controller::set_machine(const MachineConfig& config) {
     TRY(before_start());
     TRY(check_machine(config));
     resources_.machine = config;
+    has_machine_configuration_ = true;
+    prepare_soon();
     return {};
 }
 
@@ -463,10 +467,35 @@ Machine::Callbacks Controller::callbacks() {
     return callbacks;
 }
 
+void Controller::prepare_soon() {
+    // Clients that leave out either one are few, and what was made for the default memory may be of no use.
+    if (!resources_.boot || !has_machine_configuration_) return;
+    // After the answer to this request is on its way.
+    loop_.post([this] { prepare(); });
+}
+
+void Controller::prepare() {
+    if (started() || (prepared_ && prepared_->fits(resources_))) return;
+    prepared_.reset();
+    // An error comes again with the start, and is reported there.
+    auto made = Preparation::make(resources_);
+    if (!made) return;
+    prepared_ = std::move(*made);
+    log_line(LogLevel::debug, "The microVM's memory and kernel are prepared.");
+}
+
 Result<> Controller::start() {
     TRY(before_start());
     if (!resources_.boot) return fail(Code::conflict, "Cannot start microvm without kernel configuration.");
-    machine_ = TRY(Machine::create(loop_, resources_, info_.start, mmds_, callbacks()));
+    // Used up, whatever comes of it: a start that fails may have changed it.
+    std::optional<Preparation> prepared = std::exchange(prepared_, std::nullopt);
+    const bool fits = prepared && prepared->fits(resources_);
+    if (prepared && !fits) log_line(LogLevel::debug, "What was prepared does not fit any more and is made again.");
+    if (!fits) {
+        prepared.reset();  // first, so that the host need not have memory for both
+        prepared = TRY(Preparation::make(resources_));
+    }
+    machine_ = TRY(Machine::create(loop_, resources_, info_.start, mmds_, callbacks(), std::move(*prepared)));
     prepare_last_metrics();
     if (info_.confine_device_thread) TRY(info_.confine_device_thread());
     machine_->resume();

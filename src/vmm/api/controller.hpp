@@ -129,6 +129,9 @@ class Controller {
     void shut_down();
 
   private:
+    // What a start will need is made as soon as kernel and memory are known, while the client is at the rest.
+    void prepare_soon();
+    void prepare();
     Result<> before_start() const;
     Result<> before_start_or_pluggable() const;
     Result<> plug_drive(block::Config config);
@@ -149,6 +152,8 @@ class Controller {
     InstanceInfo info_;
     std::function<void(ExitCode)> ended_;
     Resources resources_;
+    bool has_machine_configuration_ = false;  // was said, instead of the defaults
+    std::optional<Preparation> prepared_;
     std::optional<MmdsConfig> mmds_config_;
     std::shared_ptr<mmds::Service> mmds_;
     MetricsWriter metrics_;

@@ -34,14 +34,13 @@ Machine::~Machine() {
 }
 
 Result<std::unique_ptr<Machine>> Machine::create(EventLoop& loop, const Resources& resources, const StartInfo& start,
-                                                 std::shared_ptr<mmds::Service> mmds, Callbacks callbacks) {
+                                                 std::shared_ptr<mmds::Service> mmds, Callbacks callbacks,
+                                                 Preparation prepared) {
     std::unique_ptr<Machine> machine(new Machine);
     machine->remember(resources, start);
-    const kvm::System& system = machine->system_.emplace(TRY(kvm::System::open()));
-    machine->memory_ = TRY(GuestMemory::create(x86_64::memory_ranges(resources.machine.mem_size_mib << 20U),
-                                               resources.machine.huge_pages,
-                                               resources.folders.empty() ? Sharing::none : Sharing::by_file));
-    machine->vm_ = std::make_unique<kvm::Vm>(TRY(system.create_vm()));
+    const kvm::System& system = machine->system_.emplace(std::move(prepared.system));
+    machine->memory_ = std::move(prepared.memory);
+    machine->vm_ = std::move(prepared.vm);
     TRY(machine->memory_->attach(*machine->vm_, 0, resources.machine.track_dirty_pages));
     TRY(x86_64::create_platform(*machine->vm_));
     machine->memory_->device_memory().set_space(
@@ -49,7 +48,7 @@ Result<std::unique_ptr<Machine>> Machine::create(EventLoop& loop, const Resource
     TRY(machine->add_platform_devices(loop, resources, start, callbacks));
     if (resources.has_pci) TRY(machine->add_pci(loop, callbacks));
     TRY(machine->add_virtio_devices(loop, resources, std::move(mmds)));
-    TRY(machine->boot(system, resources, callbacks));
+    TRY(machine->boot(resources, prepared.kernel, prepared.initrd, callbacks));
     return machine;
 }
 
@@ -222,15 +221,8 @@ std::string Machine::command_line(const Resources& resources) const {
     return out.append(init);
 }
 
-Result<> Machine::boot(const kvm::System& system, const Resources& resources, const Callbacks& callbacks) {
-    const BootSource& source = *resources.boot;
-    const Fd kernel_file = TRY(open_file(source.kernel_image_path, O_RDONLY), "kernel");
-    const auto kernel = TRY(x86_64::load_kernel(*memory_, kernel_file.get()));
-    std::optional<GuestRange> initrd;
-    if (source.initrd_path) {
-        const Fd file = TRY(open_file(*source.initrd_path, O_RDONLY), "initrd");
-        initrd = TRY(x86_64::load_initrd(*memory_, file.get(), kernel.end));
-    }
+Result<> Machine::boot(const Resources& resources, const x86_64::LoadedKernel& kernel,
+                       const std::optional<GuestRange>& initrd, const Callbacks& callbacks) {
     const auto vcpu_count = resources.machine.vcpu_count;
     const std::string line = command_line(resources);
     x86_64::BootParameters parameters{.initrd = initrd, .command_line = line, .reserved = {}};
@@ -238,11 +230,10 @@ Result<> Machine::boot(const kvm::System& system, const Resources& resources, co
         parameters.reserved.push_back(
             {GuestAddress{x86_64::pci_configuration_address}, x86_64::pci_buses * x86_64::pci_bus_bytes});
     TRY(x86_64::write_boot_parameters(*memory_, kernel, parameters));
-    TRY(x86_64::write_boot_tables(*memory_));
     TRY(x86_64::write_mp_table(*memory_, vcpu_count));
     TRY(x86_64::write_acpi_tables(*memory_, {.vcpus = vcpu_count, .devices = slots_, .has_pci = pci_ != nullptr}));
 
-    const auto setup = TRY(x86_64::prepare_processors(system, {.vcpus = vcpu_count, .smt = resources.machine.smt},
+    const auto setup = TRY(x86_64::prepare_processors(*system_, {.vcpus = vcpu_count, .smt = resources.machine.smt},
                                                       resources.machine.cpu_template, resources.cpu_template));
     std::vector<kvm::Vcpu> vcpus;
     for (std::uint32_t i = 0; i < vcpu_count; ++i) {

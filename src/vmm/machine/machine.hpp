@@ -19,6 +19,7 @@
 #include "vmm/devices/serial/device.hpp"
 #include "vmm/machine/config.hpp"
 #include "vmm/machine/pci_topology.hpp"
+#include "vmm/machine/preparation.hpp"
 #include "vmm/machine/vcpu_thread.hpp"
 #include "vmm/virtio/mmio.hpp"
 
@@ -35,9 +36,11 @@ class Machine {
         std::function<void()> unplugging;
         std::function<void(DeviceType, const std::string& id)> unplugged;
     };
-    // Builds everything; the processors stand still. Errors say what of the configuration cannot be had.
+    // Builds everything, on a preparation that fits the resources; the processors stand still. Errors say what of the
+    // configuration cannot be had.
     static Result<std::unique_ptr<Machine>> create(EventLoop& loop, const Resources& resources, const StartInfo& start,
-                                                   std::shared_ptr<mmds::Service> mmds, Callbacks callbacks);
+                                                   std::shared_ptr<mmds::Service> mmds, Callbacks callbacks,
+                                                   Preparation prepared);
     // The same from a state, with the memory that belongs to it. `resources` are those of the state (state.hpp), or
     // what is to take their place. The guest is told that it is another one now (generation id, vsock).
     enum class Clocks : unsigned char { go_on, follow_the_host };
@@ -95,7 +98,8 @@ class Machine {
     // Those of the devices in the order of add_virtio_devices(), whenever they came.
     std::vector<Transport*> ordered_transports() const;
     std::string command_line(const Resources& resources) const;
-    Result<> boot(const kvm::System& system, const Resources& resources, const Callbacks& callbacks);
+    Result<> boot(const Resources& resources, const x86_64::LoadedKernel& kernel,
+                  const std::optional<GuestRange>& initrd, const Callbacks& callbacks);
 
     // What a snapshot says of the machine beside its devices.
     MachineConfig config_;
