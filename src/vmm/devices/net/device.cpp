@@ -18,7 +18,6 @@ namespace wherry::vmm::net {
 namespace {
 
 constexpr std::uint16_t queue_size = 256;
-constexpr int vnet_header_bytes = 12;
 
 std::vector<std::uint16_t> queue_sizes(std::uint16_t pairs) {
     // Several pairs come with a control queue behind them.

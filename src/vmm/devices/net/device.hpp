@@ -23,6 +23,9 @@ using MacAddress = std::array<std::uint8_t, 6>;
 Result<MacAddress> parse_mac(std::string_view text);  // "06:00:ac:10:00:02"
 std::string to_string(const MacAddress& mac);
 
+// virtio_net_hdr_v1: before each frame, in the queues and on the tap.
+constexpr std::uint64_t vnet_header_bytes = 12;
+
 // The host's end: one descriptor a queue pair.
 struct Tap {
     std::vector<Fd> queues;

@@ -13,7 +13,6 @@
 namespace wherry::vmm::net {
 namespace {
 
-constexpr std::uint64_t header_bytes = 12;  // virtio_net_hdr_v1
 constexpr std::uint64_t buffer_count_at = 10;
 constexpr std::uint64_t ethernet_bytes = 14;
 // The largest segment that offloads give, and its headers.
@@ -39,10 +38,10 @@ Result<bool> NetDevice::take_receive_buffers(std::uint16_t index) {
     Pair& pair = pairs_[index];
     Queue& rx = queue(static_cast<std::uint16_t>(index * 2));
     const bool can_merge = has_feature(feature_mergeable);
-    while (pair.waiting.empty() || (can_merge && pair.buffers.size() < largest_frame + header_bytes)) {
+    while (pair.waiting.empty() || (can_merge && pair.buffers.size() < largest_frame + vnet_header_bytes)) {
         if (!TRY(rx.pop(chain_))) break;
         const std::uint64_t bytes = chain_.writable.size();
-        if (bytes < header_bytes) return fail(Code::invalid_argument, "receive buffer smaller than a header");
+        if (bytes < vnet_header_bytes) return fail(Code::invalid_argument, "receive buffer smaller than a header");
         pair.waiting.push_back({chain_.head, bytes});
         pair.buffers.append(std::move(chain_.writable));
     }
@@ -52,7 +51,7 @@ Result<bool> NetDevice::take_receive_buffers(std::uint16_t index) {
 // The packet of `bytes` at the start of the buffers becomes the guest's. False: the rate limiter holds it back.
 bool NetDevice::deliver(std::uint16_t index, std::size_t bytes) {
     Pair& pair = pairs_[index];
-    if (!rx_limiter_.take(bytes - header_bytes, monotonic_ns())) {
+    if (!rx_limiter_.take(bytes - vnet_header_bytes, monotonic_ns())) {
         pair.deferred = bytes;
         metrics.rx_rate_limiter_throttled.add();
         rx_timer_->arm(rx_limiter_.wait());
@@ -79,7 +78,7 @@ bool NetDevice::deliver(std::uint16_t index, std::size_t bytes) {
     pair.buffers.drop_front(space);
     metrics.rx_count.add();
     metrics.rx_packets_count.add();
-    metrics.rx_bytes_count.add(bytes - header_bytes);
+    metrics.rx_bytes_count.add(bytes - vnet_header_bytes);
     return true;
 }
 
@@ -109,7 +108,7 @@ Result<> NetDevice::receive(std::uint16_t index) {
             }
             break;
         }
-        if (*got < header_bytes) break;
+        if (*got < vnet_header_bytes) break;
         go_on = deliver(index, limit == 0 ? *got : std::min<std::size_t>(*got, limit));
     }
     signal(rx_index);
@@ -123,7 +122,7 @@ Result<> NetDevice::deliver_mmds() {
     mmds_->tick(monotonic_ns());
     while (mmds_->has_output() && !pair.deferred) {
         if (!TRY(take_receive_buffers(0))) break;
-        std::vector<std::byte> frame(header_bytes);
+        std::vector<std::byte> frame(vnet_header_bytes);
         const std::vector<std::byte> payload = mmds_->take_output();
         frame.insert(frame.end(), payload.begin(), payload.end());
         if (pair.buffers.size() < frame.size()) break;  // lost; its stack sends it again
@@ -149,19 +148,19 @@ Result<> NetDevice::transmit(std::uint16_t index) {
         if (!TRY(tx.pop(chain_))) break;
         any = true;
         const std::uint64_t bytes = chain_.readable.size();
-        if (!tx_limiter_.take(bytes > header_bytes ? bytes - header_bytes : 0, monotonic_ns())) {
+        if (!tx_limiter_.take(bytes > vnet_header_bytes ? bytes - vnet_header_bytes : 0, monotonic_ns())) {
             tx.undo_pop();
             tx_throttled_ = true;
             metrics.tx_rate_limiter_throttled.add();
             tx_timer_->arm(tx_limiter_.wait());
             break;
         }
-        if (bytes < header_bytes + ethernet_bytes || bytes > header_bytes + largest_frame) {
+        if (bytes < vnet_header_bytes + ethernet_bytes || bytes > vnet_header_bytes + largest_frame) {
             metrics.tx_malformed_frames.add();
         } else if (transmit_one(index, chain_.readable)) {
             metrics.tx_count.add();
             metrics.tx_packets_count.add();
-            metrics.tx_bytes_count.add(bytes - header_bytes);
+            metrics.tx_bytes_count.add(bytes - vnet_header_bytes);
         } else {
             metrics.tap_write_fails.add();
             metrics.tx_fails.add();
@@ -175,15 +174,16 @@ Result<> NetDevice::transmit(std::uint16_t index) {
 }
 
 bool NetDevice::transmit_one(std::uint16_t index, GuestBuffers& packet) {
-    std::array<std::byte, header_bytes + ethernet_bytes + 28> head = {};  // as far as an ARP request or an IP header
+    // As far as an ARP request or an IP header.
+    std::array<std::byte, vnet_header_bytes + ethernet_bytes + 28> head = {};
     const std::size_t got = packet.copy_out(0, head);
-    const auto frame_head = std::span(head).subspan(header_bytes, got - header_bytes);
+    const auto frame_head = std::span(head).subspan(vnet_header_bytes, got - vnet_header_bytes);
     if (config_.guest_mac && std::memcmp(frame_head.data() + 6, config_.guest_mac->data(), 6) != 0)
         metrics.tx_spoofed_mac_count.add();
     if (mmds_ && mmds_->wants(frame_head)) {
         // A copy, judged on its own: the guest may change the original meanwhile.
-        std::vector<std::byte> frame(packet.size() - header_bytes);
-        packet.copy_out(header_bytes, frame);
+        std::vector<std::byte> frame(packet.size() - vnet_header_bytes);
+        packet.copy_out(vnet_header_bytes, frame);
         mmds_->receive(frame, monotonic_ns());
         return true;
     }
