@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include <cstdlib>
 #include <string>
 
 #include "base/fd.hpp"
@@ -23,13 +24,13 @@ std::optional<Preparation::FileVersion> Preparation::version_of(const std::strin
     struct stat status = {};
     if (stat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return std::nullopt;
     // Times of files tick (every 10 ms at most): what is written within the tick that a file was last changed in
-    // leaves no other time behind.
+    // leaves no other time behind. A time to come, of another clock, is as good as one long ago.
     constexpr std::int64_t two_ticks_ns = 20'000'000;
     timespec now = {};
     clock_gettime(CLOCK_REALTIME, &now);
     const std::int64_t age_ns =
         (now.tv_sec - status.st_ctim.tv_sec) * 1'000'000'000 + (now.tv_nsec - status.st_ctim.tv_nsec);
-    if (age_ns < two_ticks_ns) return std::nullopt;
+    if (std::abs(age_ns) < two_ticks_ns) return std::nullopt;
     return FileVersion{.device = status.st_dev,
                        .inode = status.st_ino,
                        .bytes = static_cast<std::uint64_t>(status.st_size),
