@@ -331,8 +331,8 @@ void Keeper::reload() {
         config.state = config_.state;
         config.server = config_.server;
     }
-    if (config_.server.tls)
-        if (auto tls = config_.server.tls->reload(path(config_.tls_certificate), path(config_.tls_key)); !tls)
+    if (config.server.tls && !config.tls_certificate.empty())
+        if (auto tls = config.server.tls->reload(path(config.tls_certificate), path(config.tls_key)); !tls)
             log_error("server.tls_reload_failed", {{"error", tls.error()}});
     if (auto applied = apply_config(std::move(config), false); !applied) {
         log_error("server.reload_failed", {{"error", applied.error()}});

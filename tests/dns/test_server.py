@@ -112,6 +112,25 @@ def test_tls(wherry, certificate):
     assert wherry.ask(ZONE, "SOA").rcode == 0
 
 
+def test_a_reload_takes_the_certificate_it_names(wherry, certificate):
+    port = free_port()
+    zones = f"zone {ZONE} {{ file zone }}"
+    server = f"    listen-tls 127.0.0.1:{port}\n    tls-key %s.pem\n    tls-certificate %s.pem"
+    wherry.write("zone", zone_text(1))
+    wherry.start(zones, server % ("key", "cert"))
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=dns.example.test",
+        "-keyout", wherry.folder / "key2.pem", "-out", wherry.folder / "cert2.pem")
+
+    def served():
+        return ssl.get_server_certificate(("127.0.0.1", port), timeout=20).strip()
+
+    assert served() == certificate.read_text().strip()
+    wherry.configure(zones, server % ("key2", "cert2"))
+    wherry.hang_up()
+    wait_until(lambda: "server.reloaded" in wherry.log.read_text(), what="the reload")
+    assert served() == (wherry.folder / "cert2.pem").read_text().strip()
+
+
 def test_rate_limit(wherry):
     wherry.write("zone", zone_text(1))
     wherry.start(f"zone {ZONE} {{ file zone }}", "    rate-limit 20\n    rate-slip 2")
