@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from support.dns import TYPES, Knot, Nsd, need, run, wait_until, zone_text, serial_of
+from support.dns import TYPES, Knot, Nsd, ask_udp, need, probe, run, wait_until, zone_text, serial_of
 
 ZONE = "example.test"
 EXTRA = """
@@ -246,7 +246,15 @@ def test_knots_client_sees_what_we_sign(wherry):
         out = run(need("kdig"), "@127.0.0.1", "-p", wherry.port, "+dnssec", *words, f"h1.{ZONE}", "A").stdout
         assert "status: NOERROR" in out and "flags: do;" in out and "192.0.2.2" in out and "RRSIG\tA 13 3 300" in out, out
     denied = run("kdig", "@127.0.0.1", "-p", wherry.port, "+dnssec", f"none.{ZONE}", "A").stdout
-    assert "NSEC" in denied and "SOA" in denied and "NXNAME" in denied or "TYPE128" in denied, denied
+    assert "NSEC" in denied and "SOA" in denied and ("NXNAME" in denied or "TYPE128" in denied), denied
+
+
+def test_compact_denial_says_nxdomain_to_who_does_not_look_at_the_proof_or_asks_for_it(wherry):
+    wherry.write("zone", zone_text(1, EXTRA))
+    wherry.start(f"zone {ZONE} {{ file zone\n sign {{ keys keys }} }}")
+    name, do, co = f"none.{ZONE}", 0x8000, 0x4000
+    rcodes = [ask_udp(wherry.port, probe(name, "A", edns=1232, ednsflags=flags)).rcode for flags in (0, do, do | co)]
+    assert rcodes == [3, 0, 3]  # RFC 9824 sections 3.1 and 5.1
 
 
 @pytest.mark.parametrize("kind", ["nsec", "nsec3"])
