@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
     if (!options) return failed(options.error());
     switch (options->action) {
         case jailer::Action::help:
-            std::fputs(jailer::usage().data(), stdout);
+            std::fwrite(jailer::usage().data(), 1, jailer::usage().size(), stdout);
             return 0;
         case jailer::Action::version:
             std::puts("Jailer v" WHERRY_VERSION " (wherry-jailer)");

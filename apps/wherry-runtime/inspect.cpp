@@ -23,7 +23,7 @@ namespace wherry::runtime {
 
 namespace {
 
-void print_json(json::value value) {
+void print_json(const json::value& value) {
     std::printf("%s\n", to_json(value).c_str());
 }
 
@@ -164,7 +164,7 @@ json::object statistics_json(const confine::CgroupStatistics& statistics) {
 void print_event(const std::string& id, const char* type, json::value data) {
     json::object event{{"type", type}, {"id", id}};
     if (!data.is_null()) event["data"] = std::move(data);
-    print_json(std::move(event));
+    print_json(event);
     std::fflush(stdout);
 }
 
@@ -254,7 +254,7 @@ Result<int> list_command(const CommandLine& line) {
         if (all.empty()) {
             std::printf("null\n");  // as runc prints an empty list
         } else {
-            print_json(std::move(all));
+            print_json(all);
         }
         return 0;
     }

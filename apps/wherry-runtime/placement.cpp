@@ -51,7 +51,7 @@ confine::ScopeLimits scope_limits(const confine::CgroupResources& resources) {
         limits.memory_low = static_cast<std::uint64_t>(*resources.memory.reservation);
     if (resources.pids_limit)
         limits.tasks_max = *resources.pids_limit <= 0 ? ~std::uint64_t{0} : unlimited(*resources.pids_limit);
-    if (resources.cpu.shares && *resources.cpu.shares != 0) limits.cpu_shares = *resources.cpu.shares;
+    if (resources.cpu.shares && *resources.cpu.shares != 0) limits.cpu_shares = resources.cpu.shares;
     if (resources.cpu.quota_us && *resources.cpu.quota_us != 0) {
         std::uint64_t period = resources.cpu.period_us.value_or(100'000);
         constexpr std::uint64_t us_per_second = 1'000'000;

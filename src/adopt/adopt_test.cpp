@@ -153,7 +153,7 @@ TEST_F(AdoptTest, SymlinksAreNotFollowed) {
 }
 
 TEST_F(AdoptTest, HostileDocumentsAreRefused) {
-    const std::string id = make_root();
+    make_root();
     auto root = DockerRoot::open(folder_);
     const std::string layer =
         "image/overlay2/layerdb/sha256/" + root->images(complain_)->front().layers.front().chain_id.substr(7);

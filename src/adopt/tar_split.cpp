@@ -178,12 +178,13 @@ Result<std::size_t> LayerStream::read(std::span<std::byte> buffer) {
 Result<std::uint64_t> LayerStream::length(Fd tar_split) {
     GzipLines lines(std::move(tar_split));
     std::string line;
+    constexpr std::uint64_t most = std::uint64_t{1} << 50U;
     std::uint64_t sum = 0;
     while (TRY(lines.next(line))) {
         TarSplitEntry entry = TRY(parse_tar_split_line(line));
         std::uint64_t more = entry.is_file ? entry.size : entry.payload.size();
-        if (more > (std::uint64_t{1} << 50U) || (sum += more) > (std::uint64_t{1} << 50U))
-            return fail(Code::resource_exhausted, "tar-split: an impossible length");
+        if (more > most || sum + more > most) return fail(Code::resource_exhausted, "tar-split: an impossible length");
+        sum += more;
     }
     return sum;
 }

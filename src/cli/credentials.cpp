@@ -16,8 +16,6 @@
 #include "base/fd.hpp"
 #include "base/json.hpp"
 
-extern char** environ;
-
 namespace wherry::cli {
 
 namespace {

@@ -61,7 +61,7 @@ class ProgressScreen {
         const std::int64_t current = integer_at(document, "progressDetail.current");
         const std::int64_t total = integer_at(document, "progressDetail.total");
         if (current <= 0) return {};
-        const std::string sizes = human_size(static_cast<double>(current), 4);
+        std::string sizes = human_size(static_cast<double>(current), 4);
         if (total <= 0) return sizes;
         const std::size_t width = terminal_columns() > 110 ? 50 : terminal_columns() > 70 ? 20 : 10;
         const auto done = static_cast<std::size_t>(static_cast<double>(std::min(current, total)) /

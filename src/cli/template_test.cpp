@@ -34,7 +34,7 @@ TEST(templates, fields_and_values) {
 TEST(templates, what_is_not_there) {
     EXPECT_EQ(apply("{{.Nope}}"),
               "!template parsing error: template: :1:2: executing \"\" at <.Nope>: map has no entry for key \"Nope\"!");
-    EXPECT_EQ(apply("{{if .Nope}}a{{else}}b{{end}}{{with .State.Health}}c{{end}}{{if .Nope.Deeper}}d{{end}}").find("b"),
+    EXPECT_EQ(apply("{{if .Nope}}a{{else}}b{{end}}{{with .State.Health}}c{{end}}{{if .Nope.Deeper}}d{{end}}").find('b'),
               std::string::npos);
     EXPECT_EQ(apply("{{if .Nope}}a{{else}}b{{end}}{{with .State.Health}}c{{end}}"), "b");
     EXPECT_EQ(apply("{{if and .State.Health .State.Health.Status}}a{{else}}b{{end}}"), "b");

@@ -79,10 +79,8 @@ TEST(reference, grammar) {
     EXPECT_EQ(parse_reference("x@" + digest)->familiar(), "x@" + digest);
     EXPECT_EQ(parse_reference("UPPER").error().describe(),
               "invalid reference format: repository name (library/UPPER) must be lowercase");
-    for (const char* bad : {"", "a b", "a:b:c", ":x", "a//b", "-a", "a-", "a@sha256:1", "a:", "x/", "/x",
-                            "a:"
-                            "\n",
-                            "..", "a___b", "http://x/y"}) {
+    for (const char* bad : {"", "a b", "a:b:c", ":x", "a//b", "-a", "a-", "a@sha256:1", "a:", "x/", "/x", "a:\n", "..",
+                            "a___b", "http://x/y"}) {
         auto parsed = parse_reference(bad);
         ASSERT_FALSE(parsed) << bad;
         EXPECT_TRUE(parsed.error().describe().starts_with("invalid reference format")) << bad;

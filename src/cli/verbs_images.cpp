@@ -104,7 +104,7 @@ void add_image_rows(Listing& listing, const json::value& image, bool full, bool 
     auto digest_list = texts(value_at(image, "RepoDigests"));
     std::erase(tags, "<none>:<none>");
     std::erase(digest_list, "<none>@<none>");
-    auto add = [&](std::string repository, std::string tag, std::string digest) {
+    auto add = [&](const std::string& repository, const std::string& tag, const std::string& digest) {
         json::object row = base;
         row["Repository"] = repository;
         row["Tag"] = tag;

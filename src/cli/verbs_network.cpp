@@ -97,9 +97,7 @@ Result<int> create_network(Session& session, const Invocation& invocation) {
     auto gateways = options.split_list("gateway");
     auto ranges = options.split_list("ip-range");
     if (subnets.size() < gateways.size() || subnets.size() < ranges.size())
-        return fail(Code::invalid_argument, subnets.empty()
-                                                ? "every ip-range or gateway must have a corresponding subnet"
-                                                : "every ip-range or gateway must have a corresponding subnet");
+        return fail(Code::invalid_argument, "every ip-range or gateway must have a corresponding subnet");
     json::array configs;
     for (std::size_t i = 0; i < subnets.size(); ++i) {
         json::object config{{"Subnet", subnets[i]}};

@@ -39,7 +39,7 @@ bool confirmed(Session& session, const ParsedOptions& options, std::string_view 
     return answer == "y" || answer == "Y";
 }
 
-Result<std::string> filters_of(const ParsedOptions& options, json::object more = {}) {
+Result<std::string> filters_of(const ParsedOptions& options, const json::object& more = {}) {
     std::string filters = TRY(encode_filters(options.list("filter"), more));
     return filters.empty() ? std::string() : QueryText().add("filters", filters).text();
 }

@@ -164,7 +164,7 @@ Result<DeviceRule> parse_device(const JsonReader& reader) {
         auto value = TRY(reader.integer(key));
         if (!value || *value == -1) return {};
         if (*value < 0 || *value > UINT32_MAX) return reader.wrong(key, "a device number or -1");
-        out = *value;
+        out = value;
         return {};
     };
     TRY(number("major", rule.major));

@@ -40,8 +40,8 @@ TEST(name, text_round_trip_and_case) {
 }
 
 TEST(name, bad_ones_are_refused) {
-    for (std::string text : {std::string(), std::string("a..b"), std::string(".a"), std::string("a\\"),
-                             std::string("a\\25"), std::string("a\\256."), std::string(64, 'x')})
+    for (const std::string& text : {std::string(), std::string("a..b"), std::string(".a"), std::string("a\\"),
+                                    std::string("a\\25"), std::string("a\\256."), std::string(64, 'x')})
         EXPECT_FALSE(Name::parse(text)) << text;
     std::string longest;
     for (int i = 0; i < 127; ++i) longest += "a.";
@@ -200,6 +200,8 @@ TEST(rdata, bad_presentations_are_refused) {
         {Type::A, "\\# 3 0A0000"},
         {Type::A, "\\# 4 0A0000"},
         {Type::LOC, "91 N 0 E 0"},
+        {Type::LOC, "1 N 0 E --1"},
+        {Type::LOC, "1 N 0 E --9223372036854775807"},
         {Type::EUI48, "00-00-5e-00-53"},
         {Type::OPT, "\\# 0"},
         {Type::APL, "1:1.2.3.4/33"},

@@ -14,12 +14,12 @@ namespace {
 Result<std::int64_t> parse_thousandths(std::string_view text) {
     bool negative = text.starts_with('-');
     if (negative) text.remove_prefix(1);
-    std::int64_t whole = 0;
+    std::uint32_t whole = 0;
     const char* end = text.data() + text.size();
     auto [stop, error] = std::from_chars(text.data(), end, whole);
     if (text.empty() || error != std::errc() || whole > 1'000'000'000)
         return fail(Code::invalid_argument, "LOC: not a number");
-    std::int64_t value = whole * 1000;
+    std::int64_t value = std::int64_t{whole} * 1000;
     if (stop != end) {
         if (*stop != '.') return fail(Code::invalid_argument, "LOC: not a number");
         std::int64_t scale = 100;

@@ -6,7 +6,7 @@ namespace wherry::dns {
 namespace {
 
 Result<std::vector<std::string>> parse(std::string_view text,
-                                       MasterFileOptions options = {.origin = *Name::parse("example.")}) {
+                                       const MasterFileOptions& options = {.origin = *Name::parse("example.")}) {
     std::vector<std::string> lines;
     TRY(parse_master_text(text, "test", options, [&](const ParsedRecord& r) -> Result<> {
         lines.push_back(record_to_text(r.owner, r.ttl, r.dns_class, r.type, r.rdata));

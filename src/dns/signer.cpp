@@ -25,7 +25,7 @@ void pack(Bytes& packed, std::span<const std::uint8_t> rdata) {
 
 }  // namespace
 
-ZoneSigner::ZoneSigner(std::shared_ptr<SignerClient> client, Name origin, SigningConfig config,
+ZoneSigner::ZoneSigner(std::shared_ptr<SignerClient> client, const Name& origin, SigningConfig config,
                        std::vector<SigningKey> keys)
     : client_(std::move(client)),
       origin_(origin),

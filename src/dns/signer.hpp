@@ -34,7 +34,8 @@ class SignerClient;
 
 class ZoneSigner {
   public:
-    ZoneSigner(std::shared_ptr<SignerClient> client, Name origin, SigningConfig config, std::vector<SigningKey> keys);
+    ZoneSigner(std::shared_ptr<SignerClient> client, const Name& origin, SigningConfig config,
+               std::vector<SigningKey> keys);
 
     bool nsec3() const { return config_.nsec3; }
     // Whether another one with these would sign the same.

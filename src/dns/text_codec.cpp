@@ -120,7 +120,8 @@ Result<std::uint32_t> parse_signature_time(std::string_view text) {
         if (!day.ok() || number(8, 2) > 23 || number(10, 2) > 59 || number(12, 2) > 60)
             return fail(Code::invalid_argument, "not a time");
         auto seconds = std::chrono::sys_seconds(std::chrono::sys_days(day)).time_since_epoch().count();
-        return static_cast<std::uint32_t>(seconds + number(8, 2) * 3600 + number(10, 2) * 60 + number(12, 2));
+        const unsigned of_day = number(8, 2) * 3600 + number(10, 2) * 60 + number(12, 2);
+        return static_cast<std::uint32_t>(seconds + of_day);
     }
     std::uint32_t value = 0;
     auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);

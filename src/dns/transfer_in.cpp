@@ -14,7 +14,7 @@
 
 namespace wherry::dns {
 
-TransferReader::TransferReader(Name origin, std::shared_ptr<const Zone> current, std::uint64_t limit_bytes)
+TransferReader::TransferReader(const Name& origin, std::shared_ptr<const Zone> current, std::uint64_t limit_bytes)
     : origin_(origin), current_(std::move(current)), limit_bytes_(limit_bytes) {}
 
 Result<bool> TransferReader::feed(std::span<const std::uint8_t> message) {
@@ -217,6 +217,7 @@ Result<Asked> make_query(const FetchOptions& options, Type type) {
 class StreamCheck {
   public:
     StreamCheck(std::shared_ptr<const TsigKey> key, Bytes mac) : key_(std::move(key)), mac_(std::move(mac)) {
+        // The first key of a ring is no key's second.
         if (key_) (void)ring_.add(*key_);
     }
 

@@ -27,7 +27,7 @@ struct TransferResult {
 class TransferReader {
   public:
     // `current` is what there is already (IXFR), or null (AXFR).
-    TransferReader(Name origin, std::shared_ptr<const Zone> current, std::uint64_t limit_bytes);
+    TransferReader(const Name& origin, std::shared_ptr<const Zone> current, std::uint64_t limit_bytes);
 
     // The answer section of the next message. True: the transfer is whole.
     Result<bool> feed(std::span<const std::uint8_t> message);

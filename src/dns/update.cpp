@@ -101,6 +101,7 @@ void apply_change(ZoneEditor& editor, const Change& c) {
             return;
         }
         if (c.type == Type::SOA && (!apex || !serial_newer(soa_serial(c.rdata), editor.serial()))) return;
+        // Nothing that it could refuse: check_changes() saw the owner and the data.
         (void)editor.add(c.owner, c.type, c.ttl > 0x7FFFFFFFU ? 0 : c.ttl, c.rdata);
         return;
     }

@@ -15,7 +15,8 @@ constexpr std::chrono::seconds steady_run{10};  // one that ran longer starts ov
 
 }  // namespace
 
-void ContainerService::adopt_running(const ContainerPtr& container, std::shared_ptr<supervisor::ShimClient> shim) {
+void ContainerService::adopt_running(const ContainerPtr& container,
+                                     const std::shared_ptr<supervisor::ShimClient>& shim) {
     container->shim = shim;
     ++container->starts;
     core_.gate.spawn(watch(container, shim, container->starts));

@@ -74,7 +74,7 @@ asio::awaitable<HealthLogEntry> ContainerService::probe_health(ContainerPtr cont
     }
     if (!running) {
         entry.end = wall_now();
-        entry.exit_code = static_cast<int>(oci::failure_exit_code(running.error()));
+        entry.exit_code = oci::failure_exit_code(running.error());
         entry.output = running.error().describe();
         co_return entry;
     }

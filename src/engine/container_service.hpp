@@ -96,7 +96,7 @@ class ContainerService final : public Containers {
     std::string hostname_of(const Container& container) const;
 
     // container_end
-    void adopt_running(const ContainerPtr& container, std::shared_ptr<supervisor::ShimClient> shim);
+    void adopt_running(const ContainerPtr& container, const std::shared_ptr<supervisor::ShimClient>& shim);
     asio::awaitable<void> watch(ContainerPtr container, std::shared_ptr<supervisor::ShimClient> shim,
                                 std::uint64_t run);
     asio::awaitable<void> follow_events(ContainerPtr container, std::shared_ptr<supervisor::ShimClient> shim);

@@ -115,7 +115,7 @@ asio::awaitable<void> ContainerService::expire_kept() {
 }
 
 Result<std::string> ContainerService::find_kept(const std::string& reference) const {
-    const std::string text = reference.starts_with('/') ? reference.substr(1) : reference;
+    std::string text = reference.starts_with('/') ? reference.substr(1) : reference;
     if (core_.kept.contains(text)) return text;
     const std::string* named = nullptr;
     for (const auto& [id, one] : core_.kept) {

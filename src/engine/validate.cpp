@@ -98,7 +98,7 @@ Result<> check_modes(const ContainerSpec& spec) {
     if ((shares_network || network == "host") && !spec.config.mac_address.empty()) {
         return invalid("conflicting options: mac-address and the network mode");
     }
-    if (host.uts_mode != "" && host.uts_mode != "private" && host.uts_mode != "host" &&
+    if (!host.uts_mode.empty() && host.uts_mode != "private" && host.uts_mode != "host" &&
         !is_container_mode(host.uts_mode)) {
         return invalid("invalid UTS mode: " + host.uts_mode);
     }
@@ -115,8 +115,9 @@ Result<> check_modes(const ContainerSpec& spec) {
     if (!std::set<std::string>{"", "private", "host"}.contains(host.cgroupns_mode)) {
         return invalid("invalid cgroup namespace mode: " + host.cgroupns_mode);
     }
-    if (host.userns_mode != "" && host.userns_mode != "host") return invalid("invalid USER mode: " + host.userns_mode);
-    if (host.isolation != "" && host.isolation != "default")
+    if (!host.userns_mode.empty() && host.userns_mode != "host")
+        return invalid("invalid USER mode: " + host.userns_mode);
+    if (!host.isolation.empty() && host.isolation != "default")
         return invalid("invalid isolation '" + host.isolation + "' on linux");
     if (!host.links.empty()) {
         return fail(Code::unimplemented, "links are not supported: they were superseded by networks long ago");
@@ -127,7 +128,7 @@ Result<> check_modes(const ContainerSpec& spec) {
             Code::unimplemented,
             "the runtime wherry-vm (microVMs) is not available in this version; leave --runtime out or use wherry");
     }
-    if (host.runtime != "" && host.runtime != "wherry")
+    if (!host.runtime.empty() && host.runtime != "wherry")
         return invalid("unknown or invalid runtime name: " + host.runtime);
     if (!host.cgroup.empty()) return invalid("invalid option: Cgroup");
     return {};
@@ -266,7 +267,7 @@ Result<> check_restart_policy(const RestartPolicy& policy, bool auto_remove) {
     }
     if (policy.maximum_retry_count < 0)
         return invalid("invalid restart policy: maximum retry count cannot be negative");
-    if (auto_remove && policy.name != "" && policy.name != "no") {
+    if (auto_remove && !policy.name.empty() && policy.name != "no") {
         return invalid("can't create 'AutoRemove' container with restart policy");
     }
     return {};

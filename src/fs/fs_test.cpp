@@ -165,7 +165,7 @@ class DeviceThread {
 };
 
 class FaceToFace : public ::testing::Test {
-  protected:
+  public:
     FaceToFace() {
         loop = *vmm::EventLoop::create();
         thread = std::make_unique<DeviceThread>(*loop);
@@ -182,6 +182,8 @@ class FaceToFace : public ::testing::Test {
         const std::lock_guard lock(device->mutex());
         device->reset();
     }
+
+  protected:
     void drive() { wherry::fs::drive(*transport); }
     void run_until(const std::function<bool()>& done) { thread->run_until(done); }
     // The first request that the monitor answers, in the place of a process that is gone.

@@ -30,6 +30,7 @@ T take(Answer<T>& answer) {
 #define WHERRY_ASK_CAT2(a, b) a##b
 #define WHERRY_ASK_CAT(a, b) WHERRY_ASK_CAT2(a, b)
 #define ASK(expr) WHERRY_ASK(WHERRY_ASK_CAT(asked_, __COUNTER__), expr)
+// NOLINTBEGIN(bugprone-macro-parentheses): the name of a variable
 #define WHERRY_ASK(tmp, expr)                                 \
     (__extension__({                                          \
         auto tmp = (expr);                                    \
@@ -37,3 +38,4 @@ T take(Answer<T>& answer) {
             return ::wherry::fuse::refuse(tmp.error().value); \
         ::wherry::fuse::detail::take(tmp);                    \
     }))
+// NOLINTEND(bugprone-macro-parentheses)

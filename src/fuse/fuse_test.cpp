@@ -20,7 +20,7 @@ using testing::Arguments;
 using testing::Client;
 
 class ServerTest : public ::testing::Test {
-  protected:
+  public:
     ServerTest() {
         std::string pattern = (fs::temp_directory_path() / "fuse-test-XXXXXX").string();
         folder_ = mkdtemp(pattern.data());
@@ -31,6 +31,8 @@ class ServerTest : public ::testing::Test {
         files_.reset();
         fs::remove_all(folder_);
     }
+
+  protected:
     void start(FileSystemOptions options) {
         auto made = FileSystem::create(*open_file(folder_.string(), O_PATH | O_DIRECTORY),
                                        *open_file("/proc/self/fd", O_PATH | O_DIRECTORY), std::move(options));

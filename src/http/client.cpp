@@ -369,7 +369,7 @@ Result<ClientResponse> Client::send(const ClientRequest& request) {
         bool complete = connection->parser.done();
         state->connection = std::move(connection);
         if (!complete && !state->head.chunked && state->head.content_length && state->head.status != 101)
-            state->left = *state->head.content_length;
+            state->left = state->head.content_length;
         if (complete && state->head.status != 101) state->end();
         return ClientResponse(std::move(state));
     }

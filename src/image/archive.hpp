@@ -37,8 +37,8 @@ class ArchiveReader {
   private:
     Result<> file(const std::string& path, ByteSource& content);
     Result<> layer(const std::string& path, ByteSource& content);
-    Result<std::string> diff_id_of(std::string path) const;
-    Result<const std::string*> document(std::string path) const;
+    Result<std::string> diff_id_of(const std::string& path) const;
+    Result<const std::string*> document(const std::string& path) const;
     std::string follow(std::string path) const;
     Result<std::vector<ArchiveImage>> docker_images(std::string_view manifests) const;
     Result<std::vector<ArchiveImage>> oci_images(std::string_view index_text) const;

@@ -201,13 +201,13 @@ std::string ArchiveReader::follow(std::string path) const {
     return path;
 }
 
-Result<const std::string*> ArchiveReader::document(std::string path) const {
+Result<const std::string*> ArchiveReader::document(const std::string& path) const {
     auto found = documents_.find(follow(TRY(clean_path(path))));
     if (found == documents_.end()) return invalid("image archive: it has no " + path);
     return &found->second;
 }
 
-Result<std::string> ArchiveReader::diff_id_of(std::string path) const {
+Result<std::string> ArchiveReader::diff_id_of(const std::string& path) const {
     std::string target = follow(TRY(clean_path(path)));
     if (auto broken = broken_layers_.find(target); broken != broken_layers_.end())
         return invalid("layer " + path + ": " + broken->second);

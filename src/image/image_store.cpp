@@ -219,13 +219,15 @@ std::vector<std::string> ImageStore::remove_unused(const std::set<std::string>& 
         if (used.contains(diff_id) || layers_in_use.contains(diff_id) || held_.contains(diff_id) ||
             !layers_->has(diff_id))
             continue;
-        if (auto gone = layers_->remove(diff_id); !gone) {
-            log_warn("layer.remove", {{"id", diff_id}, {"error", gone.error()}});
-            continue;
-        }
-        removed.push_back(diff_id);
+        if (remove_unused_layer(diff_id)) removed.push_back(diff_id);
     }
     return removed;
+}
+
+bool ImageStore::remove_unused_layer(const std::string& diff_id) {
+    auto gone = layers_->remove(diff_id);
+    if (!gone) log_warn("layer.remove", {{"id", diff_id}, {"error", gone.error()}});
+    return gone.has_value();
 }
 
 void ImageStore::discard(const std::vector<std::string>& own_holds, const std::set<std::string>& fresh_layers) {
@@ -235,7 +237,7 @@ void ImageStore::discard(const std::vector<std::string>& own_holds, const std::s
         const auto own = std::ranges::count(own_holds, diff_id);
         auto held = held_.find(diff_id);
         const bool others = held != held_.end() && held->second > own;
-        if (!others && !used.contains(diff_id)) (void)layers_->remove(diff_id);
+        if (!others && !used.contains(diff_id)) remove_unused_layer(diff_id);
     }
 }
 
@@ -244,7 +246,7 @@ void ImageStore::discard(const std::set<std::string>& fresh_layers, const std::v
     for (const auto& id : fresh_images) {
         ::unlink(record_path(id).c_str());
         records_.erase(id);
-        (void)content_->remove(id);
+        if (auto gone = content_->remove(id); !gone) log_warn("image.remove", {{"id", id}, {"error", gone.error()}});
     }
     // The operation's own hold is still there; another's would be a second one.
     std::set<std::string> alone;
@@ -254,7 +256,7 @@ void ImageStore::discard(const std::set<std::string>& fresh_layers, const std::v
     }
     std::set<std::string> used = referenced_layers();
     for (const auto& diff_id : alone) {
-        if (!used.contains(diff_id)) (void)layers_->remove(diff_id);
+        if (!used.contains(diff_id)) remove_unused_layer(diff_id);
     }
 }
 

@@ -148,6 +148,8 @@ class ImageStore {
     // Of the candidates, those nobody needs are removed. The lock is held.
     std::vector<std::string> remove_unused(const std::set<std::string>& candidates,
                                            const std::set<std::string>& layers_in_use);
+    // Whether it is gone; a failure is logged. The lock is held.
+    bool remove_unused_layer(const std::string& diff_id);
     // The layers that only a failed operation with these holds needs.
     void discard(const std::vector<std::string>& own_holds, const std::set<std::string>& fresh_layers);
     // Takes back what a failed operation added.

@@ -470,7 +470,7 @@ Result<> prepare_all(Shared& shared) {
 
 }  // namespace
 
-Result<std::unique_ptr<Store>> open_sqlite_store(SqliteOptions options) {
+Result<std::unique_ptr<Store>> open_sqlite_store(const SqliteOptions& options) {
     auto shared = std::make_shared<Shared>();
     sqlite3* raw = nullptr;
     const int status = sqlite3_open_v2(options.path.c_str(), &raw,

@@ -16,6 +16,6 @@ struct SqliteOptions {
 };
 
 // unavailable when another process has the store open; data_loss when the file is no store of ours.
-Result<std::unique_ptr<Store>> open_sqlite_store(SqliteOptions options);
+Result<std::unique_ptr<Store>> open_sqlite_store(const SqliteOptions& options);
 
 }  // namespace wherry::store

@@ -136,7 +136,7 @@ Result<> SupervisedContainer::set_up(CreateRequest& request, const SandboxNamesp
     ChildStdio stdio;
     if (!terminal) stdio = TRY(first_->make_pipes());
     create.stdio = numbers_of(stdio);
-    container_ = TRY(oci::Container::create(std::move(create)));
+    container_ = TRY(oci::Container::create(create));
     if (terminal) TRY(first_->adopt_terminal(container_->take_terminal()));
     first_->pid = container_->pid();
     if (auto ticks = oci::process_start_time(first_->pid)) first_->start_ticks = *ticks;

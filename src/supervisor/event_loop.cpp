@@ -43,7 +43,7 @@ void Watch::set_events(std::uint32_t events) {
     events_ = events;
 }
 
-Timer::Timer(Timer&& other) noexcept : loop_(std::exchange(other.loop_, nullptr)), key_(other.key_) {
+Timer::Timer(Timer&& other) noexcept : loop_(std::exchange(other.loop_, nullptr)), key_(std::move(other.key_)) {
     if (loop_ != nullptr) loop_->timers_.at(key_).first = this;
 }
 

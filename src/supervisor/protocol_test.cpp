@@ -89,15 +89,19 @@ TEST(Protocol, RefusesWhatCannotBe) {
         json::object object{{"container_id", id}};
         EXPECT_FALSE(ProcessReference::parse(JsonReader(object))) << id;
     }
-    EXPECT_TRUE(refused(R"({"container_id":"c","signal":0})", [](JsonReader r) { return KillRequest::parse(r); }));
-    EXPECT_TRUE(refused(R"({"container_id":"c","signal":65})", [](JsonReader r) { return KillRequest::parse(r); }));
-    EXPECT_TRUE(refused(R"({"container_id":"c","width":70000})", [](JsonReader r) { return ResizeRequest::parse(r); }));
-    EXPECT_TRUE(refused(R"({"driver":"json-file"})", [](JsonReader r) { return LogOptions::parse(r); }));
-    EXPECT_TRUE(refused(R"({"driver":"syslog","path":"/x"})", [](JsonReader r) { return LogOptions::parse(r); }));
     EXPECT_TRUE(
-        refused(R"({"container_id":"c","bundle":"relative"})", [](JsonReader r) { return CreateRequest::parse(r); }));
+        refused(R"({"container_id":"c","signal":0})", [](const JsonReader& r) { return KillRequest::parse(r); }));
+    EXPECT_TRUE(
+        refused(R"({"container_id":"c","signal":65})", [](const JsonReader& r) { return KillRequest::parse(r); }));
+    EXPECT_TRUE(
+        refused(R"({"container_id":"c","width":70000})", [](const JsonReader& r) { return ResizeRequest::parse(r); }));
+    EXPECT_TRUE(refused(R"({"driver":"json-file"})", [](const JsonReader& r) { return LogOptions::parse(r); }));
+    EXPECT_TRUE(
+        refused(R"({"driver":"syslog","path":"/x"})", [](const JsonReader& r) { return LogOptions::parse(r); }));
+    EXPECT_TRUE(refused(R"({"container_id":"c","bundle":"relative"})",
+                        [](const JsonReader& r) { return CreateRequest::parse(r); }));
     EXPECT_TRUE(refused(R"({"container_id":"c","root":{"lower_directories":["x"]}})",
-                        [](JsonReader r) { return CreateRequest::parse(r); }));
+                        [](const JsonReader& r) { return CreateRequest::parse(r); }));
 }
 
 TEST(Protocol, ExitRecordsAreReadFromTheirFile) {

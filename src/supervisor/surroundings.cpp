@@ -60,6 +60,7 @@ int remember_segment(dl_phdr_info* info, std::size_t, void* list) {
         std::uintptr_t end = (info->dlpi_addr + segment.p_vaddr + segment.p_memsz) & ~(page - 1);
         // SAFETY: whole pages of a read-only file mapping; the kernel reads them again from the file.
         if (begin < end)
+            // NOLINTNEXTLINE(performance-no-int-to-ptr): the dynamic linker tells addresses as numbers
             static_cast<std::vector<std::span<char>>*>(list)->emplace_back(reinterpret_cast<char*>(begin), end - begin);
     }
     return 0;

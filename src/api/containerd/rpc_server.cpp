@@ -89,14 +89,14 @@ bool RpcServer::receive(std::uint64_t id, Connection& connection) {
             return false;
         }
         if (!*frame) return true;
-        if (!handle(id, std::move(**frame))) return false;
+        if (!handle(id, **frame)) return false;
         // An answer that could not be sent has closed the connection.
         if (!connections_.contains(id)) return true;
     }
 }
 
 // False: the peer does not speak ttrpc, and is let go.
-bool RpcServer::handle(std::uint64_t id, TtrpcFrame frame) {
+bool RpcServer::handle(std::uint64_t id, const TtrpcFrame& frame) {
     CallReference call{id, frame.stream};
     if (frame.type == static_cast<std::uint8_t>(TtrpcType::data)) {
         // No method here streams: whoever sends data for one has been answered already.

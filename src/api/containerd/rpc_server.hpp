@@ -57,7 +57,7 @@ class RpcServer {
     void accept_connections();
     void on_events(std::uint64_t id, std::uint32_t events);
     bool receive(std::uint64_t id, Connection& connection);
-    bool handle(std::uint64_t id, TtrpcFrame frame);
+    bool handle(std::uint64_t id, const TtrpcFrame& frame);
     void send(std::uint64_t id, std::string_view bytes);
 
     supervisor::EventLoop& loop_;

@@ -104,9 +104,12 @@ asio::awaitable<Result<>> load(Call& call) {
     if (!call.exchange.request().has_body) co_return fail(Code::invalid_argument, "load needs an archive as its body");
     CO_TRY(auto pipe, ArchivePipe::create(co_await asio::this_coro::executor, ArchivePipe::Direction::to_engine));
     std::vector<std::string> lines;
-    engine::Progress progress = [&lines](std::string line) { lines.push_back(status_line("stream", line + "\n")); };
+    engine::Progress progress = [&lines](const std::string& line) {
+        lines.push_back(status_line("stream", line + "\n"));
+    };
     engine::TransferFunction layers;
-    if (!call.flag("quiet", true)) layers = [&lines](engine::TransferStep step) { lines.push_back(step_line(step)); };
+    if (!call.flag("quiet", true))
+        layers = [&lines](const engine::TransferStep& step) { lines.push_back(step_line(step)); };
     Fd archive = pipe.take_engine_end();
     Result<> loaded =
         verdict(co_await run_both(pipe.send_body(call.exchange), load_into(call.engine.images(), std::move(archive),

@@ -75,7 +75,7 @@ void take_socket(const nlmsghdr& header, const std::vector<std::uint16_t>& ports
     }
 }
 
-Result<std::string> control(const AgentOptions& options, http::ClientRequest request) {
+Result<std::string> control(const AgentOptions& options, const http::ClientRequest& request) {
     http::Client client(TRY(http::parse_endpoint(options.server)), {.connect_timeout = std::chrono::milliseconds(5000),
                                                                     .idle_timeout = std::chrono::milliseconds(10'000)});
     auto response = TRY(client.send(request), options.server);

@@ -93,7 +93,7 @@ std::optional<ProbeReply::Kind> icmp_meaning(int family, unsigned type, unsigned
 
 std::span<const std::uint8_t> ipv4_payload(std::span<const std::uint8_t> packet, unsigned protocol, int& hops_left) {
     if (packet.size() < 20 || packet[0] >> 4U != 4 || packet[9] != protocol) return {};
-    std::size_t header = (packet[0] & 15U) * 4U;
+    std::size_t header = std::size_t{packet[0] & 15U} * 4;
     if (header < 20 || header > packet.size()) return {};
     hops_left = packet[8];
     return packet.subspan(header);

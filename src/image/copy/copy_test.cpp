@@ -157,7 +157,7 @@ TEST(CopyUser, NamesAndNumbers) {
 // A tar stream in memory, and its extraction with everything owned by whoever runs the test.
 class Extracting {
   public:
-    void add(TarEntry entry, std::string content = {}) {
+    void add(TarEntry entry, const std::string& content = {}) {
         entry.size_bytes = entry.stored_bytes = content.size();
         if (entry.mode == 0) entry.mode = entry.type == TarType::directory ? 0755 : 0644;
         EXPECT_TRUE(writer_.begin(entry));

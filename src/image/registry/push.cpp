@@ -115,6 +115,7 @@ class Push {
             [&](std::uint64_t sent) {
                 if (sent >= told && sent - told < told_every_bytes && sent != info.size_bytes) return;
                 told = sent;
+                // A listener that is gone ends the push with its next report that counts.
                 (void)report_({.id = id, .action = "Pushing", .current_bytes = sent, .total_bytes = info.size_bytes});
             }));
         return report_({.id = id, .action = "Pushed"});

@@ -408,7 +408,7 @@ Result<> TarReader::read_sparse_map_1_0(TarEntry& entry) {
             if (wanted) {
                 numbers.push_back(*value);
             } else {
-                wanted = *value;
+                wanted = value;
                 if (*wanted > max_extents) return broken("sparse map is too long");
             }
         }

@@ -45,8 +45,11 @@ void StreamPipeline::read_loop() {
         // Small pieces (a socket, a pipe) are gathered, so that the other two threads wake seldom.
         while (slot->size < slot_bytes) {
             auto count = decoder_.read(std::span(slot->bytes.get() + slot->size, slot_bytes - slot->size));
-            if (!count) error = std::move(count).error();
-            if (!count || *count == 0) break;
+            if (!count) {
+                error = std::move(count).error();
+                break;
+            }
+            if (*count == 0) break;
             slot->size += *count;
         }
         total += slot->size;

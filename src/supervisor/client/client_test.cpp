@@ -114,7 +114,7 @@ TEST(Client, TellsOfAMissingShim) {
 }
 
 // A peer that greets, then answers a call with whatever it likes.
-void misbehave(Fd listener, std::string bytes) {
+void misbehave(Fd listener, const std::string& bytes) {
     Fd peer(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
     FrameDecoder decoder;
     std::array<char, 4096> buffer{};

@@ -198,6 +198,7 @@ HttpResponse Server::handle(const HttpRequest& request) {
         answer = std::unexpected(std::move(parsed).error());
     }
     if (!answer) {
+        // NOLINTNEXTLINE(bugprone-use-after-move): what was moved is its error, which it has no more than a value
         if (parsed) metrics.count(parsed->section, parsed->name, true);
         const std::string message = answer.error().describe();
         log_line(LogLevel::error, fmt::format("Received Error. Status code: 400 Bad Request. Message: {}", message));

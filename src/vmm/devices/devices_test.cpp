@@ -21,8 +21,6 @@
 namespace wherry::vmm {
 namespace {
 
-using testing::Driver;
-
 std::uint8_t get(BusDevice& device, std::uint64_t offset) {
     std::byte value{};
     device.read(offset, std::span(&value, 1));

@@ -34,7 +34,7 @@ Machine::~Machine() {
 }
 
 Result<std::unique_ptr<Machine>> Machine::create(EventLoop& loop, const Resources& resources, const StartInfo& start,
-                                                 std::shared_ptr<mmds::Service> mmds, Callbacks callbacks,
+                                                 const std::shared_ptr<mmds::Service>& mmds, const Callbacks& callbacks,
                                                  Preparation prepared) {
     std::unique_ptr<Machine> machine(new Machine);
     machine->remember(resources, start);
@@ -47,7 +47,7 @@ Result<std::unique_ptr<Machine>> Machine::create(EventLoop& loop, const Resource
         x86_64::device_memory_space(resources.machine.mem_size_mib << 20U, TRY(kvm::supported_cpuid(system))));
     TRY(machine->add_platform_devices(loop, resources, start, callbacks));
     if (resources.has_pci) TRY(machine->add_pci(loop, callbacks));
-    TRY(machine->add_virtio_devices(loop, resources, std::move(mmds)));
+    TRY(machine->add_virtio_devices(loop, resources, mmds));
     TRY(machine->boot(resources, prepared.kernel, prepared.initrd, callbacks));
     return machine;
 }
@@ -145,7 +145,8 @@ Result<> Machine::attach(EventLoop& loop, const std::shared_ptr<Device>& device)
     return {};
 }
 
-Result<> Machine::add_virtio_devices(EventLoop& loop, const Resources& resources, std::shared_ptr<mmds::Service> mmds) {
+Result<> Machine::add_virtio_devices(EventLoop& loop, const Resources& resources,
+                                     const std::shared_ptr<mmds::Service>& mmds) {
     // Firecracker's order, which names like /dev/vda follow from.
     if (resources.balloon) {
         balloon_ = TRY(balloon::BalloonDevice::create(loop, *resources.balloon), "balloon");

@@ -39,15 +39,16 @@ class Machine {
     // Builds everything, on a preparation that fits the resources; the processors stand still. Errors say what of the
     // configuration cannot be had.
     static Result<std::unique_ptr<Machine>> create(EventLoop& loop, const Resources& resources, const StartInfo& start,
-                                                   std::shared_ptr<mmds::Service> mmds, Callbacks callbacks,
-                                                   Preparation prepared);
+                                                   const std::shared_ptr<mmds::Service>& mmds,
+                                                   const Callbacks& callbacks, Preparation prepared);
     // The same from a state, with the memory that belongs to it. `resources` are those of the state (state.hpp), or
     // what is to take their place. The guest is told that it is another one now (generation id, vsock).
     enum class Clocks : unsigned char { go_on, follow_the_host };
     static Result<std::unique_ptr<Machine>> restore(EventLoop& loop, const Resources& resources,
                                                     const MachineState& state, std::shared_ptr<GuestMemory> memory,
                                                     Clocks clocks, const StartInfo& start,
-                                                    std::shared_ptr<mmds::Service> mmds, Callbacks callbacks);
+                                                    const std::shared_ptr<mmds::Service>& mmds,
+                                                    const Callbacks& callbacks);
     ~Machine();
 
     void resume();
@@ -84,7 +85,8 @@ class Machine {
     Machine() = default;
     Result<> add_platform_devices(EventLoop& loop, const Resources& resources, const StartInfo& start,
                                   const Callbacks& callbacks);
-    Result<> add_virtio_devices(EventLoop& loop, const Resources& resources, std::shared_ptr<mmds::Service> mmds);
+    Result<> add_virtio_devices(EventLoop& loop, const Resources& resources,
+                                const std::shared_ptr<mmds::Service>& mmds);
     Result<> attach(EventLoop& loop, const std::shared_ptr<Device>& device);
     Result<> add_pci(EventLoop& loop, const Callbacks& callbacks);
     static bool can_be_unplugged(const Device& device);

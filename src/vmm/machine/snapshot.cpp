@@ -49,7 +49,8 @@ Result<MachineState> Machine::save() {
 Result<std::unique_ptr<Machine>> Machine::restore(EventLoop& loop, const Resources& resources,
                                                   const MachineState& state, std::shared_ptr<GuestMemory> memory,
                                                   Clocks clocks, const StartInfo& start,
-                                                  std::shared_ptr<mmds::Service> mmds, Callbacks callbacks) {
+                                                  const std::shared_ptr<mmds::Service>& mmds,
+                                                  const Callbacks& callbacks) {
     std::unique_ptr<Machine> machine(new Machine);
     Machine& self = *machine;
     self.remember(resources, start);
@@ -66,7 +67,7 @@ Result<std::unique_ptr<Machine>> Machine::restore(EventLoop& loop, const Resourc
         TRY(self.add_pci(loop, callbacks));
         TRY(self.pci_->expect(*state.pci), "Cannot restore devices");
     }
-    TRY(self.add_virtio_devices(loop, resources, std::move(mmds)));
+    TRY(self.add_virtio_devices(loop, resources, mmds));
     TRY(self.restore_devices(state), "Cannot restore devices");
 
     // What passed meanwhile; a clock that was set back passed nothing.

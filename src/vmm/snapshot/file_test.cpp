@@ -65,7 +65,7 @@ TEST(SnapshotFile, AnyChangedBitIsSeen) {
 TEST(SnapshotFile, Foreign) {
     const std::string good = wrap("the state", "(4)");
     EXPECT_EQ(refusal(std::string(100, 'a')), "the file is no snapshot of wherry-vmm");
-    EXPECT_EQ(refusal(std::string("\x00\x00\x64\x86\x19\x10\x07", 8) + "rest"),
+    EXPECT_EQ(refusal(std::string("\x00\x00\x64\x86\x19\x10\x07\x00", 8) + "rest"),
               "the file is no snapshot of wherry-vmm");
     EXPECT_EQ(refusal(std::string("\x00\x00\x64\x86\x84\x19\x10\x07", 8) + "rest"),
               "the snapshot file is one of Firecracker, which only it can read");

@@ -171,7 +171,7 @@ bool BlockDevice::start_request(Chain chain) {
 std::uint8_t BlockDevice::run_segments(std::uint32_t type, const GuestBuffers& data) {
     const bool is_discard = type == VIRTIO_BLK_T_DISCARD;
     (is_discard ? metrics.discard_count : metrics.write_zeroes_count).add();
-    if (data.size() == 0 || data.size() % sizeof(Segment) != 0 || data.size() / sizeof(Segment) > largest_segments)
+    if (data.empty() || data.size() % sizeof(Segment) != 0 || data.size() / sizeof(Segment) > largest_segments)
         return VIRTIO_BLK_S_IOERR;
     for (std::uint64_t at = 0; at < data.size(); at += sizeof(Segment)) {
         const auto segment = data.read<Segment>(at);

@@ -15,6 +15,7 @@ namespace {
 
 // One for requests that must not wait (forgets), one for all others; of the size virtiofsd gives them.
 constexpr std::array<std::uint16_t, 2> queue_sizes = {1024, 1024};
+constexpr std::uint16_t queue_count = queue_sizes.size();
 // How often another process is looked for, and how long one may take to answer while the guest runs.
 constexpr std::chrono::milliseconds retry_after{250};
 constexpr std::chrono::seconds patience_meanwhile{1};
@@ -84,7 +85,7 @@ Result<> FsDevice::lose_server(const std::string& why) {
     log_error("fs.server_gone", {{"id", id()}, {"error", why}});
     if (!working()) return {};
     if (!noted) return fail(Code::unavailable, why);
-    for (std::uint16_t i = 0; i < queue_sizes.size(); ++i)
+    for (std::uint16_t i = 0; i < queue_count; ++i)
         if (queue(i).started()) TRY(take_over(i));
     return {};
 }
@@ -138,10 +139,10 @@ bool FsDevice::takes_queue_events(std::span<const int> events) {
 }
 
 Result<> FsDevice::start_server() {
-    for (std::uint16_t i = 0; i < queue_sizes.size(); ++i)
+    for (std::uint16_t i = 0; i < queue_count; ++i)
         if (queue(i).started()) notes_.begin(i, memory().load_acquire(queue(i).state.used + 2).value_or(0));
     TRY(frontend_->start(features(), memory(), &notes_));
-    for (std::uint16_t i = 0; i < queue_sizes.size(); ++i)
+    for (std::uint16_t i = 0; i < queue_count; ++i)
         if (queue(i).started()) TRY(start_queue(i));
     return {};
 }
@@ -164,7 +165,7 @@ Result<> FsDevice::on_activate() {
 
 void FsDevice::on_reset() {
     for (Watch& watch : kick_watches_) watch.reset();
-    for (std::uint16_t i = 0; i < queue_sizes.size() && frontend_; ++i) {
+    for (std::uint16_t i = 0; i < queue_count && frontend_; ++i) {
         if (!queue(i).started()) continue;
         if (auto stopped = frontend_->stop_queue(i); !stopped) {
             log_error("fs.not_stopped", {{"id", id()}, {"error", stopped.error()}});

@@ -216,7 +216,7 @@ TEST_F(PmemTest, ManyFilesAreOneWindowWithAPartitionEach) {
     auto device = *make(config);
     EXPECT_EQ(device->range().bytes, 129 * 2 * mib);
     const GuestAddress start = device->range().start;
-    for (unsigned i = 0; i < 127; ++i)
+    for (std::uint64_t i = 0; i < 127; ++i)
         EXPECT_EQ(text(start + (i + 1) * 2 * mib, 7 + (i > 9 ? 1 : 0) + (i > 99 ? 1 : 0)),
                   "layer " + std::to_string(i));
     const std::string head = text(start, table_bytes);

@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::uint64_t sector_bytes = 512;
 constexpr std::uint32_t entry_bytes = 128, entry_count = 256;
-constexpr std::uint64_t entry_sectors = entry_bytes * entry_count / sector_bytes;
+constexpr std::uint64_t entry_sectors = std::uint64_t{entry_bytes} * entry_count / sector_bytes;
 constexpr std::size_t label_characters = 36;
 static_assert(table_bytes >= (2 + entry_sectors) * sector_bytes);
 
