@@ -129,6 +129,7 @@ Result<Options> parse_options(int argc, char** argv) {
     if (!options.config_path.empty()) {
         if (others) return fail(Code::invalid_argument, "--config takes the place of the other options");
         options.config = TRY(load_config(options.config_path));
+        if (options.config.log_level) set_log_level(*options.config.log_level);
     } else if (config.zones.empty()) {
         return fail(Code::invalid_argument, "no --config and no --zone: nothing to serve; see --help");
     }

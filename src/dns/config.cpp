@@ -162,7 +162,7 @@ class ConfigReader {
         } else if (word == "tls-key") {
             config_.tls_key = path(TRY(text(s)));
         } else if (word == "log-level") {
-            set_log_level(TRY(parse_log_level(TRY(text(s)))));
+            config_.log_level = TRY(parse_log_level(TRY(text(s))));
         } else {
             return fail(Code::invalid_argument, "\"" + word.substr(0, 64) + "\" is not a statement of \"server\"");
         }

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/log.hpp"
 #include "base/result.hpp"
 #include "dns/access.hpp"
 #include "dns/config_tree.hpp"
@@ -60,6 +61,7 @@ struct Config {
     std::string tls_certificate;
     std::string tls_key;
     std::vector<SocketAddress> metrics;
+    std::optional<LogLevel> log_level;
     std::shared_ptr<KeyRing> keys = std::make_shared<KeyRing>();
     std::vector<ZoneConfig> zones;
     std::vector<ConfigStatement>

@@ -334,11 +334,13 @@ void Keeper::reload() {
     if (config.server.tls && !config.tls_certificate.empty())
         if (auto tls = config.server.tls->reload(path(config.tls_certificate), path(config.tls_key)); !tls)
             log_error("server.tls_reload_failed", {{"error", tls.error()}});
+    const std::optional<LogLevel> log_level = config.log_level;
     if (auto applied = apply_config(std::move(config), false); !applied) {
         log_error("server.reload_failed", {{"error", applied.error()}});
         counters_.reload_failures.fetch_add(1);
         return;
     }
+    if (log_level) set_log_level(*log_level);
     counters_.reloads.fetch_add(1);
     log_info("server.reloaded", {{"zones", zones_.size()}});
 }

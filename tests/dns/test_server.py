@@ -191,7 +191,7 @@ def test_reload_keeps_what_is_broken(wherry):
     wherry.hang_up()
     wait_until(lambda: "zone.load_failed" in wherry.log.read_text(), what="the complaint")
     assert wherry.serial(ZONE) == 1
-    wherry.write("config", "nonsense\n")
+    wherry.write("config", "server { log-level error }\nnonsense\n")
     wherry.hang_up()
     wait_until(lambda: "server.reload_failed" in wherry.log.read_text(), what="the complaint")
     assert wherry.serial(ZONE) == 1
@@ -200,6 +200,8 @@ def test_reload_keeps_what_is_broken(wherry):
     wherry.configure(f"zone {ZONE} {{ file zone }}\nzone new.test {{ file new }}")
     wherry.hang_up()
     wait_until(lambda: wherry.serial("new.test") == 5 and wherry.serial(ZONE) == 3, what="the new configuration")
+    # Nothing of what was refused was taken: the log still says what is no error.
+    wait_until(lambda: "server.reloaded" in wherry.log.read_text(), what="the log")
 
 
 def test_configuration_errors(wherry):

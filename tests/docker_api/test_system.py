@@ -100,6 +100,7 @@ def test_metrics(daemon):
     [
         ("GET", "/swarm", 503), ("GET", "/services", 503), ("GET", "/nodes", 503), ("GET", "/tasks/x", 503), ("GET", "/secrets/x", 503),
         ("GET", "/plugins/x/json", 404), ("POST", "/build", 501),
+        ("GET", "/containers/x/checkpoints", 501), ("POST", "/containers/x/checkpoints", 501), ("DELETE", "/containers/x/checkpoints/y", 501),
     ],
 )
 def test_what_is_not_offered(daemon, method, path, status):

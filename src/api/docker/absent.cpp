@@ -59,6 +59,7 @@ std::span<const Route> absent_routes() {
         Route{"POST", "/session", not_offered},
         Route{"GET", "/containers/{name}/checkpoints", not_offered},
         Route{"POST", "/containers/{name}/checkpoints", not_offered},
+        Route{"DELETE", "/containers/{name}/checkpoints/{checkpoint}", not_offered},
     };
     return routes;
 }
