@@ -152,6 +152,8 @@ Result<Bytes> SignerClient::ask(std::span<const std::uint8_t> request) {
         if (errno != EINTR) return fail_errno("signer");
     Bytes answer(signer_message_bytes);
     ssize_t got = 0;
+    // The lock is there for this: a channel carries one request at a time.
+    // NOLINTNEXTLINE(clang-analyzer-unix.BlockInCriticalSection)
     while ((got = ::recv(channel.socket.get(), answer.data(), answer.size(), 0)) < 0)
         if (errno != EINTR) return fail_errno("signer");
     if (got == 0) return fail(Code::unavailable, "the signer has ended");

@@ -49,16 +49,17 @@ Rcode check_prerequisites(const ZoneEditor& editor, const std::vector<Change>& p
                 return Rcode::FORMERR;
         }
     }
-    for (auto& [key, records] : wanted) {
-        const ZoneEditor::Set* set = editor.find(names[key.first], key.second);
+    for (const auto& set_wanted : wanted) {
+        const auto type = set_wanted.first.second;
+        const ZoneEditor::Set* set = editor.find(names.at(set_wanted.first.first), type);
         if (set == nullptr) return Rcode::NXRRSET;
         auto canonical = [&](std::vector<Bytes> list) {
-            for (Bytes& rdata : list) canonicalize_rdata(key.second, rdata);
+            for (Bytes& rdata : list) canonicalize_rdata(type, rdata);
             std::ranges::sort(list);
             list.erase(std::ranges::unique(list).begin(), list.end());
             return list;
         };
-        if (canonical(records) != canonical(set->rdata)) return Rcode::NXRRSET;
+        if (canonical(set_wanted.second) != canonical(set->rdata)) return Rcode::NXRRSET;
     }
     return Rcode::NOERROR;
 }

@@ -352,7 +352,8 @@ Result<supervisor::LogOptions> log_options(const LogConfig& log, const Config& c
         options.max_files = 5;
         options.compress = true;
     }
-    for (const auto& [key, value] : log.config) {
+    for (const auto& option : log.config) {
+        const std::string &key = option.first, &value = option.second;
         const auto refused = [&] { return invalid("invalid value for log-opt " + key + ": '" + value + "'"); };
         if (options.driver == supervisor::LogDriver::none) {
             return invalid("unknown log opt '" + key + "' for none log driver");

@@ -1,6 +1,7 @@
 """Dispatching by measured latency: real servers, clients behind delayed links, health, lies, reloads, replay and the picture."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -64,9 +65,10 @@ class Server:
             f"steering {{\ncontrol {self.address}:{self.control}\n{senders}{steering}\n}}\n")
 
     def start(self):
-        log = open(self.folder / "log", "ab")
-        self.process = subprocess.Popen([*self.prefix, binary("wherry-dns"), "--config", str(self.folder / "dns.conf")], stdout=log, stderr=log)
-        wait_for("the control service", lambda: "steering.listen" in self.log() or self.process.poll() is not None)
+        with open(self.folder / "log", "ab") as log:
+            before = log.tell()  # the log of an earlier process says nothing of this one
+            self.process = subprocess.Popen([*self.prefix, binary("wherry-dns"), "--config", str(self.folder / "dns.conf")], stdout=log, stderr=log)
+        wait_for("the control service", lambda: "steering.listen" in self.log()[before:] or self.process.poll() is not None)
         assert self.process.poll() is None, self.log()
         return self
 
@@ -217,9 +219,15 @@ class Site:
         self.port = free_port()
         self.process = None
 
+    def answers(self):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
+            return True
+        return self.process.poll() is not None
+
     def start(self):
         self.process = subprocess.Popen([sys.executable, "-c", "import http.server,sys\nhttp.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()", str(self.port)],
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/var/empty" if os.path.isdir("/var/empty") else "/tmp")
+        wait_for("the web server", self.answers)
         return self
 
     def stop(self):

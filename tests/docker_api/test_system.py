@@ -140,6 +140,7 @@ def test_events_of_a_life(clean):
 
 def test_events_come_while_they_happen_and_a_leaving_client_is_noticed(clean):
     seen = []
+    subscribed = threading.Event()
     api = Api(str(clean.socket), timeout=10)
 
     def listen():
@@ -150,12 +151,13 @@ def test_events_come_while_they_happen_and_a_leaving_client_is_noticed(clean):
         connection = UnixConnection(api.socket_path, 10)
         connection.request("GET", '/events?filters={"event":{"create":true}}')
         response: http.client.HTTPResponse = connection.getresponse()
+        subscribed.set()
         seen.append(json.loads(response.readline()))
         connection.close()
 
     listener = threading.Thread(target=listen)
     listener.start()
-    time.sleep(0.3)
+    assert subscribed.wait(10)
     listeners = api.get("/info")["NEventsListener"]
     assert listeners >= 1
     api.post("/containers/create?name=seen", {"Image": "busybox", "Cmd": ["true"]})

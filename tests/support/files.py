@@ -144,15 +144,13 @@ def test_exec_on_a_terminal_has_its_size(use, daemon, command, clean):
     program, environment = command
     with Terminal([*program, "exec", "-it", "box", "sh"], environment, rows=33, columns=77) as terminal:
         terminal.expect(b"# ")
-        terminal.send(b"stty size; echo do''ne\n")
-        seen = terminal.expect(b"done")
-        assert b"33 77" in seen, seen
-        terminal.resize(40, 100)
-        deadline = time.monotonic() + 20
-        while b"40 100" not in seen:
-            assert time.monotonic() < deadline, seen
+        if "--quiet" in use("cp", "--help").stdout:  # docker before 23 tells the size after the start
             terminal.send(b"stty size; echo do''ne\n")
             seen = terminal.expect(b"done")
+            assert b"33 77" in seen, seen
+        terminal.ask_until(b"stty size", b"33 77")
+        terminal.resize(40, 100)
+        terminal.ask_until(b"stty size", b"40 100")
         terminal.send(b"exit 7\n")
         assert terminal.wait() == 7
 

@@ -68,6 +68,23 @@ class Terminal:
             pass
         return self.process.returncode
 
+    def ask_until(self, command: bytes, wanted: bytes, timeout: float = 30) -> bytes:
+        """Types a shell's command again and again until `wanted` is in its output: what a client tells by itself comes some time after."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self.send(command + b"; echo do''ne\n")
+            seen = self.expect(b"done", timeout)
+            if wanted in seen:
+                return seen
+            assert time.monotonic() < deadline, f"no {wanted!r} by {command!r}, have {seen!r}"
+
+    def expect_raw(self, timeout: float = 15) -> None:
+        """The program has taken the terminal over. What is typed before may be thrown away by that."""
+        deadline = time.monotonic() + timeout
+        while self.restored():
+            assert self.process.poll() is None and time.monotonic() < deadline, f"not raw; have {self.output!r}"
+            self.read(0.02)
+
     def restored(self) -> bool:
         """The terminal's attributes are what they were before the program ran."""
         return termios.tcgetattr(self.slave) == self.before

@@ -185,7 +185,7 @@ Result<RoundOutcome> agent_round(const AgentOptions& options, const std::functio
     request.headers.set("X-Wherry-Sender", options.sender);
     request.headers.set("X-Wherry-Time", std::to_string(time));
     request.headers.set("X-Wherry-Signature", sample_signature(options.secret, options.sender, time, body));
-    std::string answer = TRY(control(options, std::move(request)));
+    std::string answer = TRY(control(options, request));
     auto parsed = TRY(parse_json_object(answer));
     outcome.taken = static_cast<std::size_t>(TRY(JsonReader(parsed).integer_or("taken", 0)));
     return outcome;

@@ -90,8 +90,8 @@ Result<std::unique_ptr<Machine>> Machine::restore(EventLoop& loop, const Resourc
     self.was_paused_ = true;
     self.vcpus_ = std::make_unique<VcpuThreads>(VcpuThreads::Setup{.ports = &self.ports_,
                                                                    .registers = &self.registers_,
-                                                                   .ended = std::move(callbacks.ended),
-                                                                   .confine = std::move(callbacks.confine_vcpu)});
+                                                                   .ended = callbacks.ended,
+                                                                   .confine = callbacks.confine_vcpu});
     TRY(self.vcpus_->start(std::move(vcpus)));
     return machine;
 }
