@@ -1,6 +1,7 @@
 #include "confine/systemd.hpp"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -154,6 +155,9 @@ class FakeSystemd {
     }
 
     void serve() {
+        // The listener does not block: it may be asked before the client is there.
+        pollfd ready{listener_.get(), POLLIN, 0};
+        if (::poll(&ready, 1, -1) <= 0) return;
         Fd peer(::accept(listener_.get(), nullptr, nullptr));
         if (!peer) return;
         std::string received;
@@ -251,7 +255,8 @@ TEST_F(Systemd, StartsAndStopsAScope) {
 TEST_F(Systemd, ABusWantsHello) {
     FakeSystemd systemd(path_);
     {
-        ASSERT_TRUE(SystemdBus::connect_to(path_, true));
+        auto bus = SystemdBus::connect_to(path_, true);
+        ASSERT_TRUE(bus) << bus.error().describe();
     }
     EXPECT_EQ(systemd.calls(), (std::vector<std::string>{"Hello", "AddMatch", "Subscribe"}));
 }
@@ -261,7 +266,7 @@ TEST_F(Systemd, AFailedUnitOfTheSameNameIsReset) {
     systemd.unit_exists = true;
     {
         auto bus = SystemdBus::connect_to(path_, false);
-        ASSERT_TRUE(bus);
+        ASSERT_TRUE(bus) << bus.error().describe();
         EXPECT_TRUE(bus->start_scope(request()));
     }
     EXPECT_EQ(systemd.calls(),
@@ -272,7 +277,7 @@ TEST_F(Systemd, AFailedJobIsAnError) {
     FakeSystemd systemd(path_);
     systemd.job_fails = true;
     auto bus = SystemdBus::connect_to(path_, false);
-    ASSERT_TRUE(bus);
+    ASSERT_TRUE(bus) << bus.error().describe();
     EXPECT_FALSE(bus->start_scope(request()));
 }
 

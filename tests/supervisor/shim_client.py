@@ -274,11 +274,12 @@ class Shim:
     def exit_record(self, container_id: str) -> dict:
         return json.loads((self.folder / container_id / "exit.json").read_text())
 
-    def pss_kib(self) -> int:
+    def memory_kib(self, kind: str) -> int:
+        """A line of smaps_rollup: Pss, Pss_Anon, Pss_File ..."""
         for line in pathlib.Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(f"{kind}:"):
                 return int(line.split()[1])
-        raise AssertionError("no Pss")
+        raise AssertionError(f"no {kind}")
 
     def ended(self, timeout: float = 5) -> bool:
         try:
