@@ -26,12 +26,17 @@ class Acknowledged:
 def scenario(api, acknowledged: Acknowledged, auto_remove=False):
     """One container's whole life, with a volume and a port; each success is written down."""
     identifier = api.post("/containers/create", {
-        "Image": BUSYBOX, "Cmd": ["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done"], "Volumes": {"/data": {}},
+        "Image": BUSYBOX, "Cmd": ["sh", "-c", "trap 'exit 3' TERM; echo trapped; while :; do sleep 0.05; done"], "Volumes": {"/data": {}},
         "ExposedPorts": {"80/tcp": {}},
         "HostConfig": {"PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}, "AutoRemove": auto_remove}})["Id"]
     acknowledged.created.add(identifier)
     api.post(f"/containers/{identifier}/start")
     acknowledged.started.add(identifier)
+    # Before its shell has the trap, a first process of a namespace does not even notice the signal.
+    deadline = time.monotonic() + 20
+    while b"trapped" not in api.request("GET", f"/containers/{identifier}/logs?stdout=1")[2]:
+        assert time.monotonic() < deadline, "the container said nothing"
+        time.sleep(0.01)
     api.post(f"/containers/{identifier}/stop?t=5")
     acknowledged.stopped.add(identifier)
     if not auto_remove:
@@ -148,18 +153,41 @@ def test_killed_with_images_and_volumes(daemon, point):
     daemon.api.delete("/images/crash:latest")
 
 
-def test_containers_outlive_the_daemon(daemon):
+def wait_until(condition, what: str, timeout: float = 20):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def ended(pid: int) -> bool:
+    """Gone, or dead and not reaped yet."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def test_containers_outlive_the_daemon(daemon, tmp_path):
     """kill -9, and for a while nobody there: not a log line and not an exit code is lost."""
+    # They end when the daemon is away, however slow the machine is.
+    gate, wait = [f"{tmp_path}:/gate"], "while ! test -e /gate/go; do sleep 0.02; done"
     running = daemon.api.post("/containers/create", {"Image": BUSYBOX, "Cmd": ["sh", "-c", "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.01; done"]})["Id"]
-    ending = daemon.api.post("/containers/create", {"Image": BUSYBOX, "Cmd": ["sh", "-c", "sleep 0.5; echo last words; exit 42"]})["Id"]
-    passing = daemon.api.post("/containers/create", {"Image": BUSYBOX, "Cmd": ["sleep", "0.5"], "HostConfig": {"AutoRemove": True}})["Id"]
-    returning = daemon.api.post("/containers/create", {"Image": BUSYBOX, "Cmd": ["sleep", "0.5"],
-                                                       "HostConfig": {"RestartPolicy": {"Name": "always"}}})["Id"]
+    ending = daemon.api.post("/containers/create", {"Image": BUSYBOX, "Cmd": ["sh", "-c", f"{wait}; echo last words; exit 42"], "HostConfig": {"Binds": gate}})["Id"]
+    passing = daemon.api.post("/containers/create", {"Image": BUSYBOX, "Cmd": ["sh", "-c", wait], "HostConfig": {"AutoRemove": True, "Binds": gate}})["Id"]
+    returning = daemon.api.post("/containers/create", {
+        "Image": BUSYBOX, "Cmd": ["sh", "-c", f"test -e /gate/go && exec sleep 1000; {wait}"],
+        "HostConfig": {"RestartPolicy": {"Name": "always"}, "Binds": gate}})["Id"]
     for identifier in (running, ending, passing, returning):
         daemon.api.post(f"/containers/{identifier}/start")
     pid = daemon.api.get(f"/containers/{running}/json")["State"]["Pid"]
+    others = [daemon.api.get(f"/containers/{one}/json")["State"]["Pid"] for one in (ending, passing, returning)]
+    log = daemon.api.get(f"/containers/{running}/json")["LogPath"]
     daemon.kill()
-    time.sleep(1)
+    (tmp_path / "go").touch()
+    wait_until(lambda: all(map(ended, others)), "the containers go on")
+    written = pathlib.Path(log).stat().st_size
+    wait_until(lambda: pathlib.Path(log).stat().st_size > written + 2000, "nothing is logged without the daemon")
     daemon.start()
     state = daemon.api.get(f"/containers/{running}/json")["State"]
     assert state["Running"] and state["Pid"] == pid
@@ -169,7 +197,7 @@ def test_containers_outlive_the_daemon(daemon):
         daemon.api.get(f"/containers/{passing}/json")
     assert gone.value.status == 404
     deadline = time.monotonic() + 5
-    while not daemon.api.get(f"/containers/{returning}/json")["State"]["Pid"]:
+    while daemon.api.get(f"/containers/{returning}/json")["State"]["Pid"] in (0, others[2]):
         assert time.monotonic() < deadline, "the restart policy was forgotten"
         time.sleep(0.05)
     lines = daemon.run(["docker", "logs", running]).stdout.split() if os.path.exists("/usr/local/bin/docker") else None
@@ -189,6 +217,7 @@ def test_shim_and_daemon_killed(daemon):
         shim = int(file.read().rsplit(")", 1)[1].split()[1])
     daemon.kill()
     os.kill(shim, 9)
+    wait_until(lambda: ended(shim), "the shim is there")
     daemon.start()
     state = daemon.api.get(f"/containers/{identifier}/json")["State"]
     assert state["Status"] == "exited" and not state["Running"]
@@ -219,6 +248,7 @@ def test_shim_killed_before_the_record_is_written(daemon, point, status):
                 continue
             if b"wherry-shim" in command and str(daemon.exec_root).encode() in command:
                 os.kill(int(folder.name), 9)
+                wait_until(lambda: ended(int(folder.name)), "the shim is there")  # noqa: B023 - called at once
 
     crash(daemon, point, work, kill_shim)
     assert daemon.api.get(f"/containers/{identifiers[0]}/json")["State"]["Status"] == status

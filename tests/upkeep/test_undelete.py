@@ -143,9 +143,10 @@ def test_expiry_and_reload(make_daemon, tmp_path):
     daemon.api.delete("/containers/two")
     assert len(removed(daemon)) == 1
     wait_for(lambda: removed(daemon) == [], 5)
+    reloads = daemon.log_path.read_text().count("daemon.reloaded")
     configuration.write_text('{"undelete-period": "0"}')
     os.kill(daemon.pid, 1)
-    time.sleep(0.3)
+    wait_for(lambda: daemon.log_path.read_text().count("daemon.reloaded") > reloads)
     make(daemon, "three")
     daemon.api.delete("/containers/three")
     assert removed(daemon) == []
