@@ -477,6 +477,7 @@ void Controller::prepare_soon() {
 void Controller::prepare() {
     if (started() || (prepared_ && prepared_->fits(resources_))) return;
     prepared_.reset();
+    if (!Preparation::is_settled(*resources_.boot)) return;
     // An error comes again with the start, and is reported there.
     auto made = Preparation::make(resources_);
     if (!made) return;

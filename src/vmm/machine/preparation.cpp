@@ -40,6 +40,10 @@ std::optional<Preparation::FileVersion> Preparation::version_of(const std::strin
                        .changed_ns = status.st_ctim.tv_nsec};
 }
 
+bool Preparation::is_settled(const BootSource& source) {
+    return version_of(source.kernel_image_path) && (!source.initrd_path || version_of(*source.initrd_path));
+}
+
 Result<Preparation> Preparation::make(const Resources& resources) {
     Preparation made(TRY(kvm::System::open()));
     made.memory_mib_ = resources.machine.mem_size_mib;

@@ -22,6 +22,8 @@ class Preparation {
     // Of resources with a boot source. Errors are those of a start: invalid_argument for a bad kernel, out_of_range
     // when it does not fit into the memory, resource_exhausted when the host lacks (huge) memory.
     static Result<Preparation> make(const Resources& resources);
+    // Whether files can be told from what may become of them: a preparation of others would never fit.
+    static bool is_settled(const BootSource& source);
     // Whether make() would come to the same now: memory of the same kind, from files that nobody changed meanwhile.
     bool fits(const Resources& resources) const;
 
