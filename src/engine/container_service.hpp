@@ -138,6 +138,7 @@ class ContainerService final : public Containers {
 
     // reconcile
     asio::awaitable<void> leave_shim(ContainerPtr container, std::shared_ptr<supervisor::ShimClient> shim);
+    asio::awaitable<void> forget_the_ended();
     void adopt_exec(const ContainerPtr& container, const supervisor::ExecState& state,
                     std::shared_ptr<supervisor::ShimClient> shim);
 

@@ -116,6 +116,7 @@ asio::awaitable<Result<>> ContainerService::reconcile() {
         if (shim) co_await leave_shim(container, *shim);
         dead.push_back(std::move(one));
     }
+    co_await forget_the_ended();
     CO_CHECK(co_await core_.pool.run([this, live] { return core_.network->reconcile(live); }), "network");
 
     for (Dead& one : dead) {
@@ -196,6 +197,22 @@ asio::awaitable<void> ContainerService::leave_shim(ContainerPtr container,
         std::ignore = co_await shim->shutdown();
     }
     shim->close();
+}
+
+// The last daemon may have died between the record of a container's end (or removal) and the word to a shim that goes
+// on for others: it would refuse the container's next run.
+asio::awaitable<void> ContainerService::forget_the_ended() {
+    for (const SandboxPtr& sandbox : core_.sandboxes.all()) {
+        if (!sandbox->shim) continue;
+        const auto held = co_await sandbox->shim->list();
+        if (!held) continue;
+        for (const supervisor::ContainerState& one : held->containers) {
+            const ContainerPtr container = core_.containers.by_id(one.container_id);
+            if (container && container->is_alive()) continue;
+            log_info("container.forgotten_meanwhile", {{"id", one.container_id}, {"sandbox", sandbox->id}});
+            std::ignore = co_await sandbox->shim->remove({.container_id = one.container_id, .force = true});
+        }
+    }
 }
 
 void ContainerService::adopt_exec(const ContainerPtr& container, const supervisor::ExecState& state,

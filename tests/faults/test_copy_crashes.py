@@ -97,10 +97,11 @@ def test_killed_during_a_copy(stopped, direction, running):
     daemon.assert_clean()
 
 
+@pytest.mark.parametrize("late", ["", "+100"], ids=["at-once", "late"])
 @pytest.mark.parametrize("point", ["commit.paused", "commit.stored", "commit.written"])
-def test_killed_during_a_commit(stopped, point):
+def test_killed_during_a_commit(stopped, point, late):
     daemon = stopped
-    daemon.environment["WHERRY_CRASH_AT"] = point
+    daemon.environment["WHERRY_CRASH_AT"] = point + late
     daemon.start()
     del daemon.environment["WHERRY_CRASH_AT"]
     start_container(daemon)

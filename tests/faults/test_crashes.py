@@ -100,24 +100,28 @@ def daemon():
         yield running
 
 
+# Late: what the store had been given before is written when the daemon dies.
+LATE = pytest.mark.parametrize("late", ["", "+100"], ids=["at-once", "late"])
 POINTS = ["create.prepared", "create.mounts", "create.written", "start.begin", "start.prepared", "start.written",
           "start.running", "start.saved", "stop.written", "stop.signalled", "exit.begin", "exit.saved", "exit.cleaned",
           "remove.begin", "remove.written", "remove.files"]
 
 
+@LATE
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at(daemon, point):
+def test_killed_at(daemon, point, late):
     daemon.stop()
     acknowledged = Acknowledged()
-    crash(daemon, point, lambda: scenario(daemon.api, acknowledged))
+    crash(daemon, point + late, lambda: scenario(daemon.api, acknowledged))
     check(daemon, acknowledged, point)
 
 
+@LATE
 @pytest.mark.parametrize("point", ["start.written", "start.running", "exit.begin", "exit.saved", "remove.begin", "remove.written"])
-def test_killed_at_with_auto_remove(daemon, point):
+def test_killed_at_with_auto_remove(daemon, point, late):
     daemon.stop()
     acknowledged = Acknowledged()
-    crash(daemon, point, lambda: scenario(daemon.api, acknowledged, auto_remove=True))
+    crash(daemon, point + late, lambda: scenario(daemon.api, acknowledged, auto_remove=True))
     present = {container["Id"]: container for container in daemon.containers()}
     for identifier in present.keys() & acknowledged.started:
         # Either it still runs, or it was to remove itself and is about to.
@@ -130,8 +134,9 @@ def test_killed_at_with_auto_remove(daemon, point):
     assert not daemon.api.get("/volumes")["Volumes"]
 
 
+@LATE
 @pytest.mark.parametrize("point", ["import.stored", "image.untagged", "volume.made", "volume.written", "volume.removed"])
-def test_killed_with_images_and_volumes(daemon, point):
+def test_killed_with_images_and_volumes(daemon, point, late):
     daemon.stop()
 
     def work():
@@ -140,7 +145,7 @@ def test_killed_with_images_and_volumes(daemon, point):
         daemon.import_busybox("crash:latest")
         daemon.api.delete("/images/crash:latest")
 
-    crash(daemon, point, work)
+    crash(daemon, point + late, work)
     assert all(image["RepoTags"] for image in daemon.api.get("/images/json")), "an image that nobody was told of"
     assert BUSYBOX in [tag for image in daemon.api.get("/images/json") for tag in image["RepoTags"] or []]
     names = [volume["Name"] for volume in daemon.api.get("/volumes")["Volumes"] or []]

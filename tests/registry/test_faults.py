@@ -73,8 +73,9 @@ def images_of(daemon, name):
     return [image for image in daemon.api.get("/images/json") if name in (image["RepoTags"] or [])]
 
 
+@pytest.mark.parametrize("late", ["", "+100"], ids=["at-once", "late"])
 @pytest.mark.parametrize("point", ["pull.stored", "pull.adopted", "push.sent", "image.untagged", "image.delete", "load.stored", "prune.image"])
-def test_killed_at(daemon, kept, registry, point, tmp_path):
+def test_killed_at(daemon, kept, registry, point, late, tmp_path):
     image = registry.add_image("a/b", "1", [layer_of({"x": noise(300_000)}), layer_of({"y": b"y"})])
     name = f"{registry.host}/a/b:1"
     archive = tmp_path / "image.tar"
@@ -85,7 +86,7 @@ def test_killed_at(daemon, kept, registry, point, tmp_path):
     if point == "prune.image":
         daemon.api.ok("POST", "/images/create?fromSrc=-", tar_of({"dangling": noise(1000)}), headers={"Content-Type": "text/plain"})
     daemon.stop()
-    daemon.environment["WHERRY_CRASH_AT"] = point
+    daemon.environment["WHERRY_CRASH_AT"] = point + late
     daemon.start()
     del daemon.environment["WHERRY_CRASH_AT"]
     acknowledged = []

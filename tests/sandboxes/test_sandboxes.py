@@ -293,11 +293,13 @@ POINTS = ["sandbox.created", "sandbox.prepared", "sandbox.made", "sandbox.up", "
           "sandbox.down", "exit.cleaned:2", "remove.written", "sandbox.remove", "sandbox.removed"]
 
 
+# Late: what the store had been given before is written when the daemon dies.
+@pytest.mark.parametrize("late", ["", "+100"], ids=["at-once", "late"])
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at(sandbox, point):
+def test_killed_at(sandbox, point, late):
     daemon = sandbox
     daemon.stop()
-    daemon.environment["WHERRY_CRASH_AT"] = point
+    daemon.environment["WHERRY_CRASH_AT"] = point + late
     daemon.start()
     del daemon.environment["WHERRY_CRASH_AT"]
     done = []

@@ -172,12 +172,13 @@ def test_reload(make_daemon, tmp_path):
     assert daemon.api.get("/info")["Labels"] == ["c=d", "e=f"]
 
 
+@pytest.mark.parametrize("late", ["", "+100"], ids=["at-once", "late"])
 @pytest.mark.parametrize("point", ["remove.begin", "remove.written", "remove.keep", "undelete.moved", "undelete.written"])
-def test_killed_at(own_daemon, point):
+def test_killed_at(own_daemon, point, late):
     daemon = own_daemon
     make(daemon, "target", "sh", "-c", "echo work > /result")
     daemon.stop()
-    daemon.environment["WHERRY_CRASH_AT"] = point
+    daemon.environment["WHERRY_CRASH_AT"] = point + late
     daemon.start()
     del daemon.environment["WHERRY_CRASH_AT"]
     with pytest.raises(Exception):  # noqa: B017 - the connection breaks
