@@ -128,6 +128,58 @@ def test_exec_waits_before_it_starts(host):
     assert error.value.code == ttrpc.FAILED_PRECONDITION
 
 
+def end_of(fifo: pathlib.Path) -> int:
+    end = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(end, True)
+    return end
+
+
+def read_all(end: int) -> bytes:
+    with os.fdopen(end, "rb") as file:
+        return file.read()
+
+
+def test_what_writes_waits_for_its_readers(host):
+    """containerd's clients open their ends of the fifos beside the call, and give up those that are not open at the exit."""
+    bundle = host.bundle("/bin/sh", "-c", "echo out; echo err >&2; exec sleep 1000")
+    client = host.client(bundle)
+    fifos = [bundle.path / name for name in ("out", "err", "exec-out")]
+    for fifo in fifos:
+        os.mkfifo(fifo)
+    making = client.send("Create", {1: bundle.name, 2: str(bundle.path), 6: str(fifos[0]), 7: str(fifos[1])})
+    ends = []
+    for fifo in fifos[:2]:
+        with pytest.raises(RpcError) as error:
+            client.call("State", {1: bundle.name})
+        assert error.value.code == ttrpc.NOT_FOUND
+        ends.append(end_of(fifo))
+    assert client.receive(making)[1][0] > 0
+    client.call("Start", {1: bundle.name})
+    process = {"args": ["/bin/sh", "-c", "echo exec"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
+    client.call("Exec", {1: bundle.name, 2: "e", 5: str(fifos[2]), 7: {1: "process", 2: json.dumps(process)}})
+    starting = client.send("Start", {1: bundle.name, 2: "e"})
+    assert status(client, bundle, "e") == CREATED
+    ends.append(end_of(fifos[2]))
+    assert client.receive(starting)[1][0] > 0
+    assert client.call("Wait", {1: bundle.name, 2: "e"}).get(1, [0]) == [0]
+    client.call("Delete", {1: bundle.name, 2: "e"})
+    assert [os.read(end, 100) for end in ends[:2]] == [b"out\n", b"err\n"]
+    client.call("Kill", {1: bundle.name, 3: signal.SIGKILL})
+    client.call("Wait", {1: bundle.name})
+    client.call("Delete", {1: bundle.name})
+    assert [read_all(end) for end in ends] == [b"", b"", b"exec\n"]
+
+
+def test_a_reader_that_does_not_come_is_not_waited_for_for_ever(host):
+    bundle = host.bundle("/bin/true")
+    client = host.client(bundle)
+    os.mkfifo(bundle.path / "out")
+    assert create(client, bundle, stdout=str(bundle.path / "out")) > 0
+    client.call("Start", {1: bundle.name})
+    client.call("Wait", {1: bundle.name})
+    client.call("Delete", {1: bundle.name})
+
+
 def test_the_first_exit_comes_after_those_of_its_execs(host):
     bundle = host.bundle("/bin/sleep", "1000")
     client = host.client(bundle)

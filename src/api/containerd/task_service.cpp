@@ -72,7 +72,48 @@ RpcServer::Reply TaskService::handle(const TtrpcRequest& request, CallReference 
     if (request.service != task_service_name) return fail(Code::unimplemented, "unknown service " + request.service);
     if (request.method == "Wait") return wait(request.payload, call);
     if (request.method == "Delete") return remove(request.payload, call);
+    if (const std::optional<StdioPaths> paths = outputs_of(request)) {
+        OutputReaders readers(*paths);
+        if (readers.all_there()) return TRY(dispatch(request.method, request.payload));
+        if (deferred_calls_.size() >= max_tasks) return fail(Code::resource_exhausted, "too many calls are waiting");
+        defer(request, call, std::move(readers));
+        return std::nullopt;
+    }
     return TRY(dispatch(request.method, request.payload));
+}
+
+// Those of the process that the call is about to make; what is wrong with the call is said when it is carried out.
+std::optional<StdioPaths> TaskService::outputs_of(const TtrpcRequest& request) {
+    if (request.method == "Create") {
+        auto create = decode<CreateTaskRequest>(request.payload);
+        if (!create) return std::nullopt;
+        return StdioPaths{{}, std::move(create->stdout_path), std::move(create->stderr_path), create->terminal};
+    }
+    if (request.method != "Start") return std::nullopt;
+    const auto start = decode<ProcessRequest>(request.payload);
+    if (!start || start->exec_id.empty()) return std::nullopt;  // a container's are open since it was created
+    const auto task = find(start->id);
+    if (!task) return std::nullopt;
+    const auto process = find_process(**task, start->exec_id);
+    if (!process || (*process)->started || (*process)->exit) return std::nullopt;
+    return (*process)->paths;
+}
+
+void TaskService::defer(const TtrpcRequest& request, CallReference call, OutputReaders readers) {
+    const auto until = std::chrono::steady_clock::now() + reader_timeout;
+    deferred_calls_.push_back(std::make_unique<DeferredCall>(request, call, std::move(readers), until));
+    retry_later(*deferred_calls_.back());
+}
+
+void TaskService::retry_later(DeferredCall& deferred) {
+    loop_.schedule(deferred.timer, reader_interval, [this, &deferred] {
+        if (!deferred.readers.all_there() && std::chrono::steady_clock::now() < deferred.until) {
+            retry_later(deferred);
+            return;
+        }
+        server_.answer(deferred.call, dispatch(deferred.request.method, deferred.request.payload));
+        std::erase_if(deferred_calls_, [&](const auto& one) { return one.get() == &deferred; });
+    });
 }
 
 Result<std::string> TaskService::dispatch(const std::string& method, const std::string& payload) {

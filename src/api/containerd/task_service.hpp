@@ -17,6 +17,7 @@
 
 #include "api/containerd/event_publisher.hpp"
 #include "api/containerd/messages.hpp"
+#include "api/containerd/output_readers.hpp"
 #include "api/containerd/rpc_server.hpp"
 #include "api/containerd/stdio.hpp"
 #include "base/json.hpp"
@@ -35,6 +36,9 @@ class TaskService final : public supervisor::ContainerObserver {
     static constexpr std::size_t max_execs = 4096;
     // Delete waits this long for a reader that does not take the output.
     static constexpr std::chrono::milliseconds output_timeout{10'000};
+    // Create and an exec's Start wait this long for a reader of the output that is not there yet, looking this often.
+    static constexpr std::chrono::milliseconds reader_timeout{10'000};
+    static constexpr std::chrono::milliseconds reader_interval{2};
 
     // `shutdown` is called when containerd wants the shim to end and nothing is left in it.
     TaskService(supervisor::EventLoop& loop, std::span<char> scratch, RpcServer& server, EventPublisher& events,
@@ -95,6 +99,18 @@ class TaskService final : public supervisor::ContainerObserver {
         bool late = false;
     };
 
+    // Create and Start while a reader of the process's output is missing.
+    struct DeferredCall {
+        TtrpcRequest request;
+        CallReference call;
+        OutputReaders readers;
+        std::chrono::steady_clock::time_point until;  // then without them
+        supervisor::Timer timer{};
+    };
+
+    std::optional<StdioPaths> outputs_of(const TtrpcRequest& request);
+    void defer(const TtrpcRequest& request, CallReference call, OutputReaders readers);
+    void retry_later(DeferredCall& deferred);
     Result<std::string> dispatch(const std::string& method, const std::string& payload);
     Result<std::string> create(const std::string& payload);
     Result<std::string> start(const std::string& payload);
@@ -136,6 +152,7 @@ class TaskService final : public supervisor::ContainerObserver {
     supervisor::Surroundings surroundings_;
     std::map<std::string, std::unique_ptr<Task>> tasks_;
     std::vector<std::unique_ptr<PendingDelete>> pending_deletes_;
+    std::vector<std::unique_ptr<DeferredCall>> deferred_calls_;
     std::function<void(const supervisor::ExitStatus&)> sandbox_ended_;
 };
 
