@@ -15,6 +15,7 @@
 #include "context.hpp"
 #include "criu.hpp"
 #include "foreground.hpp"
+#include "oci/intel_rdt.hpp"
 #include "oci/spec.hpp"
 #include "placement.hpp"
 
@@ -198,9 +199,14 @@ Result<int> restore_command(const CommandLine& line) {
     if (::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0) return fail_errno("PR_SET_CHILD_SUBREAPER");
 
     std::optional<Placement> placement;
+    std::optional<confine::ResctrlGroup> intel_rdt;
     auto restored = [&]() -> Result<oci::Container> {
         placement.emplace(TRY(Placement::make(line, spec, id)));
+        intel_rdt = TRY(oci::make_intel_rdt(spec, id, std::nullopt));
+        std::optional<confine::ResctrlJoin> resctrl;
+        if (intel_rdt) resctrl = TRY(intel_rdt->prepare_join(), "linux.intelRdt");
         CriuRun run;
+        if (resctrl) run.resctrl = &*resctrl;
         run.log = work + "/restore.log";
         run.root_source = spec.root.path.starts_with('/') ? spec.root.path : bundle + "/" + spec.root.path;
         run.root_mount = directory.path() + "/root";
@@ -253,10 +259,15 @@ Result<int> restore_command(const CommandLine& line) {
         json::object annotations;
         for (const auto& [name, value] : spec.annotations) annotations[name] = value;
         state["annotations"] = std::move(annotations);
+        if (intel_rdt) state["intelRdt"] = intel_rdt->state();
         return oci::Container::restore(state);
     }();
     if (!restored) {
         if (placement) placement->remove();
+        if (intel_rdt) {
+            if (auto removed = intel_rdt->remove(); !removed)
+                log_warn("resctrl.not_removed", {{"error", removed.error()}});
+        }
         [[maybe_unused]] auto removed = directory.remove();
         return std::unexpected<Error>(std::move(restored).error());
     }

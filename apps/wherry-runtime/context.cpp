@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "base/log.hpp"
+#include "oci/intel_rdt.hpp"
 #include "placement.hpp"
 
 namespace wherry::runtime {
@@ -205,8 +206,9 @@ Result<> remove_container(Known& known) {
     }
     TRY(remove_placement(known.state), "cgroup");
     JsonReader reader(known.state, "state");
-    // The container is gone either way: a failing hook is told, and that is all.
     if (auto described = TRY(reader.child("container"))) {
+        TRY(oci::remove_intel_rdt(described->object()), "linux.intelRdt");
+        // The container is gone either way: a failing hook is told, and that is all.
         if (auto ran = oci::run_poststop_hooks(described->object()); !ran)
             log_warn("container.poststop", {{"error", ran.error()}});
     }

@@ -6,6 +6,7 @@
 
 #include "commands.hpp"
 #include "context.hpp"
+#include "oci/intel_rdt.hpp"
 #include "placement.hpp"
 
 namespace wherry::runtime {
@@ -122,11 +123,14 @@ Result<int> resume_command(const CommandLine& line) {
 Result<int> update_command(const CommandLine& line) {
     std::string id = TRY(only_id(line));
     Known known = TRY(find(line, id));
-    if (line.local.has("l3-cache-schema") || line.local.has("mem-bw-schema"))
-        return fail(Code::unimplemented, "Intel RDT is not supported");
     if (!known.container) return fail(Code::conflict, "container not running");
     confine::CgroupResources wish = TRY(wished_resources(line.local));
-    TRY(update_placement(known.state, wish));
+    confine::ResctrlSchemata schemata{.l3_cache = line.local.value("l3-cache-schema"),
+                                      .memory_bandwidth = line.local.value("mem-bw-schema")};
+    bool shares = !schemata.l3_cache.empty() || !schemata.memory_bandwidth.empty();
+    // The pickier first: what is refused there leaves everything as it was.
+    if (shares) TRY(oci::update_intel_rdt(known.container->state(), schemata), "Intel RDT");
+    if (!shares || wish != confine::CgroupResources{}) TRY(update_placement(known.state, wish));
     return 0;
 }
 

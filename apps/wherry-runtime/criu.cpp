@@ -60,6 +60,9 @@ Result<> run_criu(const CriuRun& run) {
             [[maybe_unused]] ssize_t told = ::write(problem.write.get(), &error, sizeof error);
             ::_exit(127);
         };
+        if (run.resctrl != nullptr) {
+            if (auto entered = run.resctrl->enter(); !entered) give_up(entered.error().os_errno());
+        }
         if (!run.root_mount.empty() &&
             (::unshare(CLONE_NEWNS) < 0 || ::mount(nullptr, "/", nullptr, MS_SLAVE | MS_REC, nullptr) < 0 ||
              ::mount(run.root_source.c_str(), run.root_mount.c_str(), nullptr, MS_BIND | MS_REC, nullptr) < 0 ||

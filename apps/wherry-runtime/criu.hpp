@@ -6,6 +6,7 @@
 
 #include "base/fd.hpp"
 #include "base/result.hpp"
+#include "confine/resctrl.hpp"
 
 namespace wherry::runtime {
 
@@ -17,8 +18,9 @@ struct CriuRun {
     // Bound over `root_mount` in a mount namespace of its own, in which the program runs: CRIU wants the container's
     // root to be a mount. Both empty: none.
     std::string root_source, root_mount;
-    std::vector<std::pair<int, int>> descriptors;  // ours -> the number the program gets; all others are closed
-    std::string log;                               // where it writes; its last errors become the message
+    std::vector<std::pair<int, int>> descriptors;   // ours -> the number the program gets; all others are closed
+    const confine::ResctrlJoin* resctrl = nullptr;  // entered first: what it restores is born there
+    std::string log;                                // where it writes; its last errors become the message
 };
 // Returns once it has ended well; conflict with the errors of its log otherwise.
 Result<> run_criu(const CriuRun& run);

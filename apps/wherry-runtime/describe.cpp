@@ -70,7 +70,7 @@ Result<int> features_command(const CommandLine&) {
     lin["seccomp"] = seccomp_features();
     lin["apparmor"] = json::object{{"enabled", true}};
     lin["selinux"] = json::object{{"enabled", true}};
-    lin["intelRdt"] = json::object{{"enabled", false}};
+    lin["intelRdt"] = json::object{{"enabled", true}};
     lin["mountExtensions"] = json::object{{"idmap", json::object{{"enabled", true}}}};
     json::object out;
     out["ociVersionMin"] = "1.0.0";

@@ -14,6 +14,7 @@
 #include "commands.hpp"
 #include "context.hpp"
 #include "foreground.hpp"
+#include "oci/intel_rdt.hpp"
 #include "oci/spec.hpp"
 #include "placement.hpp"
 #include "seccomp.hpp"
@@ -59,6 +60,11 @@ json::object state_of(const oci::Spec& spec, const Placement& placement, const s
     if (spec.process) state["process"] = oci::to_json(*spec.process);
     if (spec.linux_spec.seccomp) state["seccomp"] = *spec.linux_spec.seccomp;
     return state;
+}
+
+void remove_group(const json::object& state) {
+    if (auto removed = oci::remove_intel_rdt(state.at("container").as_object()); !removed)
+        log_warn("resctrl.not_removed", {{"error", removed.error()}});
 }
 
 // Makes the container and its cgroup; takes back everything on failure.
@@ -115,6 +121,7 @@ Result<Made> make_container(const CommandLine& line, const StateDirectory& direc
         [[maybe_unused]] auto killed = made->signal(SIGKILL);
         [[maybe_unused]] auto reaped = oci::wait_exit(made->pidfd());
         placement.remove();
+        remove_group(state);
         return std::unexpected<Error>(std::move(recorded).error());
     }
     return Made{std::move(*made), std::move(placement), std::move(state)};
@@ -124,6 +131,7 @@ void take_back(Made& made) {
     [[maybe_unused]] auto killed = made.container.signal(SIGKILL);
     [[maybe_unused]] auto reaped = oci::wait_exit(made.container.pidfd());
     made.placement.remove();
+    remove_group(made.state);
     if (auto hooks = oci::run_poststop_hooks(made.state.at("container").as_object()); !hooks)
         log_warn("container.poststop", {{"error", hooks.error()}});
 }

@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "confine/cgroup_internal.hpp"
+#include "confine/mountinfo.hpp"
 
 namespace wherry::confine {
 namespace cgroup_detail {
@@ -47,53 +48,20 @@ namespace {
 using cgroup_detail::contains;
 using cgroup_detail::split;
 
-// The kernel writes blanks, tabs, newlines and backslashes in mountinfo as three octal digits.
-std::string unescape(std::string_view text) {
-    std::string out;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        if (text[i] == '\\' && i + 3 < text.size()) {
-            auto digit = [&](std::size_t at) { return static_cast<unsigned>(text[at] - '0'); };
-            if (digit(i + 1) < 4 && digit(i + 2) < 8 && digit(i + 3) < 8) {
-                out += static_cast<char>(digit(i + 1) * 64 + digit(i + 2) * 8 + digit(i + 3));
-                i += 3;
-                continue;
-            }
-        }
-        out += text[i];
-    }
-    return out;
+std::vector<MountedFileSystem> cgroup_mounts(std::string_view mountinfo) {
+    return find_mounts(mountinfo, {"cgroup", "cgroup2"});
 }
 
-struct Mounted {
-    bool unified = false;
-    std::string root;
-    std::string mount_point;
-    std::vector<std::string> options;
-};
-
-std::vector<Mounted> cgroup_mounts(std::string_view mountinfo) {
-    std::vector<Mounted> out;
-    for (std::string_view line : split(mountinfo, '\n')) {
-        auto dash = line.find(" - ");
-        if (dash == std::string_view::npos) continue;
-        auto before = split(line.substr(0, dash), ' ');
-        auto after = split(line.substr(dash + 3), ' ');
-        if (before.size() < 5 || after.empty() || (after[0] != "cgroup" && after[0] != "cgroup2")) continue;
-        Mounted mounted{
-            .unified = after[0] == "cgroup2", .root = unescape(before[3]), .mount_point = unescape(before[4])};
-        if (after.size() > 2)
-            for (std::string_view option : split(after[2], ',')) mounted.options.emplace_back(option);
-        out.push_back(std::move(mounted));
-    }
-    return out;
+bool is_unified(const MountedFileSystem& mounted) {
+    return mounted.type == "cgroup2";
 }
 
 // The mount of a hierarchy; one that shows the hierarchy's root wins over bind mounts of parts.
-const Mounted* find_mount(const std::vector<Mounted>& mounts, bool unified,
-                          const std::vector<std::string>& controllers) {
-    const Mounted* found = nullptr;
-    for (const Mounted& mounted : mounts) {
-        if (mounted.unified != unified) continue;
+const MountedFileSystem* find_mount(const std::vector<MountedFileSystem>& mounts, bool unified,
+                                    const std::vector<std::string>& controllers) {
+    const MountedFileSystem* found = nullptr;
+    for (const MountedFileSystem& mounted : mounts) {
+        if (is_unified(mounted) != unified) continue;
         bool all = std::ranges::all_of(
             controllers, [&](const std::string& controller) { return contains(mounted.options, controller); });
         if (!all) continue;
@@ -122,7 +90,7 @@ bool CgroupHierarchy::has(std::string_view controller) const {
 
 Result<CgroupSystem> CgroupSystem::parse(std::string_view mountinfo, std::string_view cgroup,
                                          std::string_view available) {
-    std::vector<Mounted> mounts = cgroup_mounts(mountinfo);
+    std::vector<MountedFileSystem> mounts = cgroup_mounts(mountinfo);
     CgroupSystem system;
     bool v1_controllers = false;
     bool unified = false;
@@ -136,7 +104,7 @@ Result<CgroupSystem> CgroupSystem::parse(std::string_view mountinfo, std::string
         std::string_view names = line.substr(first + 1, second - first - 1);
         hierarchy.unified = line.substr(0, first) == "0" && names.empty();
         for (std::string_view name : split(names, ',')) hierarchy.controllers.emplace_back(name);
-        const Mounted* mounted = find_mount(mounts, hierarchy.unified, hierarchy.controllers);
+        const MountedFileSystem* mounted = find_mount(mounts, hierarchy.unified, hierarchy.controllers);
         if (mounted == nullptr) continue;
         hierarchy.mount_point = mounted->mount_point;
         if (hierarchy.unified) {
@@ -159,8 +127,8 @@ Result<CgroupSystem> CgroupSystem::detect() {
     std::string mountinfo = TRY(read_file("/proc/self/mountinfo"), "finding cgroups");
     std::string cgroup = TRY(read_file("/proc/self/cgroup"), "finding cgroups");
     std::string available;
-    for (const Mounted& mounted : cgroup_mounts(mountinfo)) {
-        if (!mounted.unified) continue;
+    for (const MountedFileSystem& mounted : cgroup_mounts(mountinfo)) {
+        if (!is_unified(mounted)) continue;
         if (auto text = read_file(mounted.mount_point + "/cgroup.controllers")) available = std::move(*text);
         break;
     }

@@ -1,10 +1,11 @@
 // Everything in this room that reads bytes of others: audit records, profiles, resources, compiled programs, options,
-// mountinfo.
+// mountinfo, schemata.
 #include <cstddef>
 #include <cstdint>
 
 #include "confine/capabilities.hpp"
 #include "confine/cgroup.hpp"
+#include "confine/resctrl.hpp"
 #include "confine/rlimits.hpp"
 #include "confine/seccomp.hpp"
 #include "confine/seccomp_log.hpp"
@@ -41,6 +42,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             (void)parse_device_cgroup_rule(text);
             (void)validate_cgroup_path(text);
             (void)validate_cpu_list(text);
+            (void)find_resctrl(text);
+            (void)ResctrlSchemata{.l3_cache = std::string(text), .memory_bandwidth = {}}.lines();
             break;
     }
     return 0;

@@ -25,6 +25,7 @@
 #include "oci/hooks.hpp"
 #include "oci/init_binary.hpp"
 #include "oci/init_process.hpp"
+#include "oci/intel_rdt.hpp"
 #include "oci/seccomp_listener.hpp"
 #include "oci/spawn.hpp"
 #include "oci/sysctl.hpp"
@@ -167,6 +168,21 @@ Result<std::vector<CgroupDirectory>> cgroup_directories(const confine::Cgroup* c
     return directories;
 }
 
+// A resctrl group made for a container goes again when that does not come to be.
+struct NewGroup {
+    explicit NewGroup(const std::optional<confine::ResctrlGroup>& made) : group(made) {}
+    NewGroup(const NewGroup&) = delete;
+    NewGroup& operator=(const NewGroup&) = delete;
+    ~NewGroup() {
+        if (is_used || !group) return;
+        if (auto removed = group->remove(); !removed)
+            log_warn("resctrl.not_removed", {{"group", group->path()}, {"error", removed.error()}});
+    }
+
+    const std::optional<confine::ResctrlGroup>& group;
+    bool is_used = false;
+};
+
 }  // namespace
 
 void kill_and_reap(const Spawned& child) {
@@ -305,11 +321,6 @@ Result<Container> Container::create(const CreateRequest& request) {
     if (request.id.empty()) return fail(Code::invalid_argument, "container id: missing");
     if (!request.spec.process) return fail(Code::invalid_argument, "process: missing");
 
-    if (request.spec.linux_spec.intel_rdt)
-        return fail(
-            Code::unimplemented,
-            "linux.intelRdt: this runtime does not manage Intel RDT (resctrl); remove it from the configuration");
-
     InitPlan plan;
     plan.request = &request;
     plan.rootfs = TRY(plan_rootfs(request.spec, request.bundle, request.overlay ? &*request.overlay : nullptr));
@@ -354,6 +365,9 @@ Result<Container> Container::create(const CreateRequest& request) {
     }
     if (request.cgroup != nullptr) plan.cgroup = TRY(request.cgroup->prepare_join(), "cgroup");
     if (!request.start_socket_path.empty()) plan.listener = TRY(listen_for_start(request.start_socket_path));
+    impl->intel_rdt = TRY(make_intel_rdt(request.spec, request.id, request.resctrl));
+    NewGroup group{impl->intel_rdt};
+    if (impl->intel_rdt) plan.resctrl = TRY(impl->intel_rdt->prepare_join(), "linux.intelRdt");
 
     auto [ours, theirs] = TRY(make_socket_pair(SOCK_SEQPACKET));
     plan.channel = std::move(theirs);
@@ -406,6 +420,7 @@ Result<Container> Container::create(const CreateRequest& request) {
             log_warn("container.poststop", {{"id", impl->id}, {"error", after.error()}});
         return std::unexpected<Error>(std::move(up).error());
     }
+    group.is_used = true;
     impl->pidfd = std::move(child.pidfd);
     if (!request.start_socket_path.empty()) impl->channel.reset();
     return Container(std::move(impl));
@@ -511,6 +526,7 @@ json::object Container::state() const {
     json::object annotations;
     for (const auto& [name, value] : impl_->annotations) annotations[name] = value;
     object["annotations"] = std::move(annotations);
+    if (impl_->intel_rdt) object["intelRdt"] = impl_->intel_rdt->state();
     return object;
 }
 
@@ -526,6 +542,8 @@ Result<Container> Container::restore(const json::object& state) {
     impl->namespaces = TRY(reader.strings("namespaces"));
     impl->annotations = TRY(reader.string_map("annotations"));
     if (auto hooks = TRY(reader.child("hooks"))) impl->hooks = TRY(hooks_from_json(hooks->object()));
+    if (auto group = TRY(reader.child("intelRdt")))
+        impl->intel_rdt = TRY(confine::ResctrlGroup::restore(group->object()));
     if (impl->pid <= 0) return fail(Code::invalid_argument, "state.pid: missing");
     impl->pidfd.reset(static_cast<int>(::syscall(SYS_pidfd_open, impl->pid, 0)));
     if (!impl->pidfd) return fail_errno(errno, "container " + impl->id);

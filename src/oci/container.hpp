@@ -31,6 +31,7 @@
 #include "base/json.hpp"
 #include "base/result.hpp"
 #include "confine/cgroup.hpp"
+#include "confine/resctrl.hpp"
 #include "confine/seccomp.hpp"
 #include "oci/spec.hpp"
 #include "oci/user.hpp"
@@ -99,6 +100,8 @@ struct CreateRequest {
     // The rest of the cgroup's making, for one that Cgroup::begin() has begun: runs here while the first process is
     // busy with its namespaces, and the process enters it when this has succeeded.
     std::function<Result<>()> complete_cgroup;
+    // Where linux.intelRdt finds resctrl; nullopt: where /proc/self/mountinfo says it is mounted.
+    std::optional<confine::ResctrlMount> resctrl;
     bool init = false;  // docker's --init: PID 1 forwards signals and reaps
     bool new_session_keyring = true;
     bool loopback_up = true;  // bring lo up in a network namespace made here
@@ -164,7 +167,7 @@ class Container {
     bool started() const;
     // Descriptor of the container's root folder as its first process sees it (for cp, user lookups).
     Result<Fd> open_root() const;
-    // What restore() needs: id, pid, start time, bundle, hooks. Stable JSON.
+    // What restore() needs: id, pid, start time, bundle, hooks, resctrl group. Stable JSON.
     json::object state() const;
 
   private:
@@ -174,6 +177,7 @@ class Container {
 };
 
 // To be called by whoever deletes a container, when its processes are gone; `state` as Container::state() gave it.
+// Before it, also by them: remove_intel_rdt() of oci/intel_rdt.hpp.
 Result<> run_poststop_hooks(const json::object& state);
 
 // Start time of a process in clock ticks after boot (/proc/<pid>/stat, field 22); tells a reused pid. not_found also

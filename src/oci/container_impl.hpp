@@ -2,9 +2,11 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "confine/resctrl.hpp"
 #include "oci/container.hpp"
 #include "oci/hooks.hpp"
 #include "oci/spawn.hpp"
@@ -19,6 +21,7 @@ struct Container::Impl {
     Hooks hooks;
     std::map<std::string, std::string> annotations;
     std::vector<std::string> namespaces;  // kinds that are not the runtime's own
+    std::optional<confine::ResctrlGroup> intel_rdt;
     std::string start_socket_path;
     ResolvedUser user;
     Timeline timeline;

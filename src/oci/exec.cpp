@@ -26,6 +26,7 @@
 #include "confine/cgroup.hpp"
 #include "confine/namespaces.hpp"
 #include "confine/process_attributes.hpp"
+#include "confine/resctrl.hpp"
 #include "oci/channel.hpp"
 #include "oci/container_impl.hpp"
 #include "oci/mount_calls.hpp"
@@ -40,6 +41,7 @@ namespace {
 struct ExecPlan {
     ProcessPlan process;
     std::optional<confine::CgroupJoin> cgroup;
+    std::optional<confine::ResctrlJoin> resctrl;
     bool born_in_unified = false;
     int pidfd = -1;
     int namespaces = 0;  // CLONE_NEW... but pid
@@ -68,11 +70,16 @@ class Exec {
 
 Result<> Exec::forget_foreign_descriptors() {
     const int more[] = {plan_.pidfd};
-    reply_ = TRY(close_foreign_descriptors(descriptors_of(plan_.process, plan_.cgroup), more, plan_.channel));
+    KeptDescriptors kept = descriptors_of(plan_.process, plan_.cgroup, plan_.resctrl);
+    reply_ = TRY(close_foreign_descriptors(std::move(kept), more, plan_.channel));
     return {};
 }
 
 Result<> Exec::enter() {
+    if (plan_.resctrl) {
+        TRY(plan_.resctrl->enter(), "linux.intelRdt");
+        plan_.resctrl.reset();
+    }
     if (plan_.cgroup) {
         if (int error = confine::post_fork::join_cgroups(plan_.cgroup->task_files()); error != 0)
             return fail_errno(error, "join cgroup");
@@ -197,6 +204,13 @@ Result<ExecProcess> Container::exec(ExecRequest request) {
     }
     plan.pidfd = impl_->pidfd.get();
     if (request.cgroup != nullptr) plan.cgroup = TRY(request.cgroup->prepare_join(), "cgroup");
+    if (impl_->intel_rdt) {
+        auto join = impl_->intel_rdt->prepare_join();
+        // A group that somebody has removed has left the container to the default one: there it stays together.
+        if (!join && join.error().code() != Code::not_found)
+            return std::unexpected<Error>(std::move(join).error().context("linux.intelRdt"));
+        if (join) plan.resctrl = std::move(*join);
+    }
 
     SpawnRequest spawn_request;
     for (const std::string& kind : impl_->namespaces) {

@@ -52,7 +52,7 @@ class Init {
 };
 
 Result<> Init::forget_foreign_descriptors() {
-    KeptDescriptors kept = descriptors_of(plan_.process, plan_.cgroup);
+    KeptDescriptors kept = descriptors_of(plan_.process, plan_.cgroup, plan_.resctrl);
     int highest = kept.highest_target;
     std::vector<int> more{plan_.listener.get(), plan_.mount_namespace.get()};
     for (const auto& entry : plan_.join) more.push_back(entry.first.get());
@@ -136,6 +136,10 @@ Result<> Init::enter_late_cgroup() {
 }
 
 Result<> Init::enter_namespaces() {
+    if (plan_.resctrl) {
+        TRY(plan_.resctrl->enter(), "linux.intelRdt");
+        plan_.resctrl.reset();
+    }
     // The cgroup first: its namespace has the present cgroup as its root.
     if (plan_.cgroup) {
         if (int error = confine::post_fork::join_cgroups(plan_.cgroup->task_files()); error != 0)

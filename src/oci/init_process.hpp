@@ -8,6 +8,7 @@
 
 #include "confine/cgroup.hpp"
 #include "confine/namespaces.hpp"
+#include "confine/resctrl.hpp"
 #include "oci/container.hpp"
 #include "oci/process_setup.hpp"
 #include "oci/rootfs.hpp"
@@ -19,6 +20,7 @@ struct InitPlan {
     RootfsPlan rootfs;
     ProcessPlan process;
     std::optional<confine::CgroupJoin> cgroup;
+    std::optional<confine::ResctrlJoin> resctrl;
     std::vector<std::string> late_tasks;  // of a cgroup that is completed meanwhile: opened by the child
     bool cgroup_is_late = false;
     bool born_in_unified = false;                         // CLONE_INTO_CGROUP did the v2 part

@@ -134,12 +134,17 @@ std::unexpected<Error> program_error(FailureKind kind, std::string message, int 
                 std::move(message), os_errno);
 }
 
-KeptDescriptors descriptors_of(const ProcessPlan& plan, const std::optional<confine::CgroupJoin>& cgroup) {
+KeptDescriptors descriptors_of(const ProcessPlan& plan, const std::optional<confine::CgroupJoin>& cgroup,
+                               const std::optional<confine::ResctrlJoin>& resctrl) {
     KeptDescriptors kept;
     kept.keep = {0, 1, 2};
     if (cgroup) {
         kept.keep.insert(kept.keep.end(), cgroup->task_files().begin(), cgroup->task_files().end());
         kept.keep.push_back(cgroup->unified_procs());
+    }
+    if (resctrl) {
+        std::vector<int> files = resctrl->descriptors();
+        kept.keep.insert(kept.keep.end(), files.begin(), files.end());
     }
     kept.keep.insert(kept.keep.end(), plan.stdio.begin(), plan.stdio.end());
     for (const ExtraFd& extra : plan.extra_fds) {

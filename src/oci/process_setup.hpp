@@ -13,6 +13,7 @@
 #include "base/result.hpp"
 #include "confine/capabilities.hpp"
 #include "confine/cgroup.hpp"
+#include "confine/resctrl.hpp"
 #include "confine/rlimits.hpp"
 #include "confine/seccomp.hpp"
 #include "oci/container.hpp"
@@ -47,7 +48,8 @@ struct KeptDescriptors {
     std::vector<int> keep;
     int highest_target = 2;  // the highest number that a passed descriptor will have: the runtime's own move above it
 };
-KeptDescriptors descriptors_of(const ProcessPlan& plan, const std::optional<confine::CgroupJoin>& cgroup);
+KeptDescriptors descriptors_of(const ProcessPlan& plan, const std::optional<confine::CgroupJoin>& cgroup,
+                               const std::optional<confine::ResctrlJoin>& resctrl);
 // Closes everything but those, `more` and `channel`; then moves the channel out of the way of the plan's numbers.
 Result<Fd> close_foreign_descriptors(KeptDescriptors kept, std::span<const int> more, Fd& channel);
 

@@ -14,6 +14,7 @@
 #include "base/log.hpp"
 #include "confine/cgroup_resources.hpp"
 #include "confine/seccomp.hpp"
+#include "oci/intel_rdt.hpp"
 #include "oci/spec.hpp"
 
 namespace wherry::supervisor {
@@ -83,6 +84,10 @@ SupervisedContainer::~SupervisedContainer() {
         }
     }
     remove_cgroup();
+    if (container_) {
+        if (auto removed = oci::remove_intel_rdt(container_->state()); !removed)
+            log_warn("resctrl.remove_failed", {{"id", id_}, {"error", removed.error()}});
+    }
     for (auto& [id, exec] : execs_) {
         if (!exec.process->exit()) exec.process->output().close_sources();
     }

@@ -264,6 +264,23 @@ def test_delete_takes_everything_away(host):
     assert host.command(bundle, "-bundle", str(bundle.path), "delete").returncode == 0  # once more: nothing to do
 
 
+def test_delete_takes_the_resctrl_group_away(host, tmp_path):
+    """Of a shim that was killed. As if the container had linux.intelRdt: few machines have resctrl."""
+    bundle = host.bundle("/bin/sleep", "1000")
+    client = host.client(bundle)
+    create(client, bundle)
+    os.kill(host.shims()[0], signal.SIGKILL)
+    group = tmp_path / bundle.name
+    group.mkdir()
+    path = bundle.path / "wherry-state.json"
+    state = json.loads(path.read_text())
+    assert "intelRdt" not in state["container"]
+    state["container"]["intelRdt"] = {"mount": str(tmp_path), "group": str(group), "made": True}
+    path.write_text(json.dumps(state))
+    assert host.command(bundle, "-bundle", str(bundle.path), "delete").returncode == 0
+    assert not group.exists()
+
+
 def test_systemd_cgroup_names_become_paths(host):
     bundle = host.bundle("/bin/sleep", "1000")
     bundle.linux["cgroupsPath"] = f"wherrytest-a.slice:pre:{bundle.name}"

@@ -169,6 +169,8 @@ def test_features(runtime):
     assert {"CAP_SYS_ADMIN", "CAP_BPF"} <= set(features["linux"]["capabilities"])
     assert {"ro", "rbind", "rprivate"} <= set(features["mountOptions"])
     assert features["linux"]["seccomp"]["enabled"] and "SCMP_ACT_ERRNO" in features["linux"]["seccomp"]["actions"]
+    if is_ours():
+        assert features["linux"]["intelRdt"] == {"enabled": True}
 
 
 def test_spec(runtime):

@@ -160,6 +160,67 @@ def test_intel_rdt_is_refused_clearly(runtime, bundle):
     bundle.linux["intelRdt"] = {"closID": "group", "l3CacheSchema": "L3:0=ff"}
     done = runtime.run(bundle)
     assert done.returncode != 0 and "rdt" in done.stderr.lower()
+    if is_ours():
+        assert "linux.intelRdt: no resctrl file system is mounted on this host" in done.stderr
+        assert list(runtime.root.iterdir()) == []
+
+
+@pytest.fixture
+def resctrl(tmp_path):
+    """A folder that plays resctrl as far as plain files can: groups are taken away empty, and one is there already."""
+    (tmp_path / "info/L3").mkdir(parents=True)
+    group = tmp_path / "group"
+    group.mkdir()
+    for name in ("tasks", "schemata"):
+        (group / name).touch()
+    return tmp_path
+
+
+def with_group(runtime, identifier: str, resctrl, **members) -> None:
+    """As if the container had been made with linux.intelRdt, on a machine that has resctrl."""
+    path = runtime.root / identifier / "state.json"
+    state = json.loads(path.read_text())
+    state["container"]["intelRdt"] = {"mount": str(resctrl), "group": str(resctrl / "group"), "monitoringGroup": "", **members}
+    path.write_text(json.dumps(state))
+
+
+@pytest.mark.skipif(not is_ours(), reason="the state file is ours")
+def test_intel_rdt_of_a_container_of_an_earlier_process(runtime, bundle, resctrl):
+    bundle.process["args"] = ["/bin/sleep", "1000"]
+    identifier = runtime.start(bundle)
+    for mine in ("mine", "monitoring"):
+        (resctrl / mine).mkdir()
+    (resctrl / "monitoring/tasks").touch()
+    with_group(runtime, identifier, resctrl, monitoringGroup=str(resctrl / "monitoring"), made=True, named=True)
+    assert runtime.exec(identifier, "true").returncode == 0
+    assert (resctrl / "group/tasks").read_text() == (resctrl / "monitoring/tasks").read_text() == "0"
+
+    runtime.command("update", "--l3-cache-schema", "L3:0=f", identifier, check=True)
+    assert (resctrl / "group/schemata").read_text() == "L3:0=f\n"
+    refused = runtime.command("update", "--l3-cache-schema", "L3:0=1", "--mem-bw-schema", "MB:0=20", identifier)
+    assert refused.returncode != 0 and "memBwSchema" in refused.stderr and "MBA: info/MB" in refused.stderr
+    assert (resctrl / "group/schemata").read_text() == "L3:0=f\n"
+
+    # A group with a closID stays, whoever made it; one of the container's own goes with it.
+    (resctrl / "monitoring/tasks").unlink()
+    with_group(runtime, identifier, resctrl, monitoringGroup=str(resctrl / "monitoring"), made=True, named=True)
+    runtime.command("delete", "-f", identifier, check=True)
+    assert (resctrl / "group").exists() and not (resctrl / "monitoring").exists()
+    identifier = runtime.start(bundle)
+    with_group(runtime, identifier, resctrl, group=str(resctrl / "mine"), made=True, named=False)
+    runtime.command("delete", "-f", identifier, check=True)
+    assert not (resctrl / "mine").exists()
+
+
+@pytest.mark.skipif(not is_ours(), reason="runc asks the machine first")
+def test_update_of_intel_rdt_that_is_not_there(runtime, bundle):
+    bundle.process["args"] = ["/bin/sleep", "1000"]
+    bundle.linux["resources"] = {"memory": {"limit": 128 << 20}}
+    identifier = runtime.start(bundle)
+    done = runtime.command("update", "--memory", "64M", "--l3-cache-schema", "L3:0=f", identifier)
+    assert done.returncode != 0 and "made without linux.intelRdt" in done.stderr
+    statistics = json.loads(runtime.command("events", "--stats", identifier, check=True).stdout)
+    assert statistics["data"]["memory"]["usage"]["limit"] == 128 << 20
 
 
 @pytest.mark.skipif(not is_ours(), reason="what others do to a mount namespace they were given differs")

@@ -9,6 +9,7 @@
 #include "base/log.hpp"
 #include "confine/cgroup.hpp"
 #include "oci/container.hpp"
+#include "oci/intel_rdt.hpp"
 
 namespace wherry::api::containerd {
 
@@ -72,6 +73,8 @@ Result<CleanedUp> clean_up_bundle(const std::string& bundle) {
             if (auto removed = confine::remove_cgroup_by_path(*system, state->cgroup_path); !removed)
                 log_warn("delete.cgroup_left", {{"error", removed.error()}});
         }
+        if (auto removed = oci::remove_intel_rdt(state->container); !removed)
+            log_warn("delete.resctrl_left", {{"error", removed.error()}});
         if (auto hooks = oci::run_poststop_hooks(state->container); !hooks)
             log_warn("delete.poststop_failed", {{"error", hooks.error()}});
     } else if (state.error().code() != Code::not_found) {
