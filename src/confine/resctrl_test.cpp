@@ -158,7 +158,7 @@ TEST(Resctrl, MegabytesAreNotRounded) {
 
 TEST(Resctrl, NamesAreNames) {
     FakeResctrl resctrl;
-    for (std::string bad :
+    for (const std::string& bad :
          {std::string("."), std::string(".."), std::string("/"), std::string("a/b"), std::string("../a"),
           std::string("a\nb"), std::string("a\0b", 3), std::string(256, 'a'), std::string("info")}) {
         auto group = ResctrlGroup::make(resctrl.mount(), asks(bad, "L3:0=f"));
