@@ -74,6 +74,13 @@ Result<std::unique_ptr<SupervisedContainer>> SupervisedContainer::create(Surroun
     return container;
 }
 
+Result<std::unique_ptr<SupervisedContainer>> SupervisedContainer::create_empty(Surroundings& surroundings,
+                                                                               CreateRequest request) {
+    std::unique_ptr<SupervisedContainer> container(new SupervisedContainer(surroundings, std::move(request)));
+    TRY(container->set_up_empty(request));
+    return container;
+}
+
 SupervisedContainer::~SupervisedContainer() {
     if (container_ && !(first_ && first_->reaped)) {
         if (cgroup_ && paused_) static_cast<void>(cgroup_->thaw());
@@ -123,32 +130,82 @@ Result<> SupervisedContainer::set_up(CreateRequest& request, const SandboxNamesp
     auto mark = [this](std::string phase) { timings_.push_back({std::move(phase), monotonic_ns() - begin_ns_}); };
     mark("request");
 
-    const confine::CgroupSystem* system = TRY(confine::CgroupSystem::of_this_host());
-    const std::string& wanted_path = create.spec.linux_spec.cgroups_path;
-    cgroup_path_ = wanted_path.empty() ? "/wherry/" + id_ : wanted_path;
-    cgroup_ = TRY(create_cgroup(*system, cgroup_path_), "cgroup");
-    confine::supply_default_devices(create.spec.linux_spec.resources.devices);
-    TRY(cgroup_->apply(create.spec.linux_spec.resources), "cgroup");
+    TRY(set_up_cgroup(create.spec));
     create.cgroup = &*cgroup_;
     mark("limits");
 
+    TRY(set_up_streams(request, terminal));
+    ChildStdio stdio;
+    if (!terminal) stdio = TRY(first_->make_pipes());
+    create.stdio = numbers_of(stdio);
+    container_ = TRY(oci::Container::create(create));
+    if (terminal) TRY(first_->adopt_terminal(container_->take_terminal()));
+    process_made();
+    return {};
+}
+
+Result<> SupervisedContainer::set_up_empty(CreateRequest& request) {
+    oci::Spec spec = TRY(oci::spec_from_json(request.spec));
+    request.spec = {};
+    if (spec.process && spec.process->terminal)
+        return fail(Code::unimplemented, "restore: a container with a terminal cannot be restored");
+    has_poststop_hooks_ = !spec.hooks.poststop.empty();
+    TRY(set_up_cgroup(spec));
+    TRY(set_up_streams(request, false));
+    waiting_stdio_ = TRY(first_->make_pipes());
+    return {};
+}
+
+Result<> SupervisedContainer::set_up_cgroup(oci::Spec& spec) {
+    const confine::CgroupSystem* system = TRY(confine::CgroupSystem::of_this_host());
+    const std::string& wanted_path = spec.linux_spec.cgroups_path;
+    cgroup_path_ = wanted_path.empty() ? "/wherry/" + id_ : wanted_path;
+    cgroup_ = TRY(create_cgroup(*system, cgroup_path_), "cgroup");
+    confine::supply_default_devices(spec.linux_spec.resources.devices);
+    TRY(cgroup_->apply(spec.linux_spec.resources), "cgroup");
+    return {};
+}
+
+Result<> SupervisedContainer::set_up_streams(CreateRequest& request, bool terminal) {
     std::unique_ptr<LogWriter> log;
     if (request.log.driver != LogDriver::none) log = TRY(LogWriter::open(request.log));
     auto output = std::make_shared<OutputHub>(surroundings_.loop, surroundings_.scratch, std::move(log),
                                               OutputHub::WithoutClients::discard);
     first_ = std::make_unique<SupervisedProcess>(surroundings_.loop, std::move(output), request.stdin_open,
                                                  request.stdin_once, terminal);
-    ChildStdio stdio;
-    if (!terminal) stdio = TRY(first_->make_pipes());
-    create.stdio = numbers_of(stdio);
-    container_ = TRY(oci::Container::create(create));
-    if (terminal) TRY(first_->adopt_terminal(container_->take_terminal()));
-    first_->pid = container_->pid();
-    if (auto ticks = oci::process_start_time(first_->pid)) first_->start_ticks = *ticks;
     return {};
 }
 
+void SupervisedContainer::process_made() {
+    first_->pid = container_->pid();
+    if (auto ticks = oci::process_start_time(first_->pid)) first_->start_ticks = *ticks;
+}
+
+std::array<int, 3> SupervisedContainer::waiting_stdio() const {
+    return numbers_of(waiting_stdio_);
+}
+
+Result<> SupervisedContainer::adopt(oci::Container container) {
+    if (container_) return fail(Code::conflict, "the container has a process");
+    container_ = std::move(container);
+    waiting_stdio_ = {};
+    process_made();
+    first_->started_at = wall_now();
+    started_ = true;
+    surroundings_.loop.defer([this, alive = std::weak_ptr(alive_)] {
+        if (alive.lock() && !first_->reaped) watch_oom();
+    });
+    return {};
+}
+
+void SupervisedContainer::kill_strays() {
+    if (container_ || !cgroup_) return;
+    if (auto killed = cgroup_->kill_all(); !killed)
+        log_warn("container.kill_failed", {{"id", id_}, {"error", killed.error()}});
+}
+
 Result<> SupervisedContainer::start() {
+    if (!container_) return fail(Code::conflict, "the container has no process yet");
     if (first_->reaped) return fail(Code::conflict, "the container has ended");
     if (started_) return fail(Code::conflict, "the container is running");
     first_->started_at = wall_now();
@@ -273,6 +330,7 @@ Result<> SupervisedContainer::kill(const KillRequest& request) {
         return send_signal(found->second.pidfd.get(), signal);
     }
     if (first_->reaped) return fail(Code::conflict, "the container has ended", ESRCH);
+    if (!container_) return fail(Code::conflict, "the container has no process yet");
     if (request.all) {
         TRY(signal == SIGKILL ? cgroup_->kill_all() : cgroup_->signal_all(signal));
     } else {
@@ -359,6 +417,10 @@ Status SupervisedContainer::status() const {
     if (first_->exit()) return Status::stopped;
     if (!started_) return Status::created;
     return paused_ ? Status::paused : Status::running;
+}
+
+bool SupervisedContainer::has_running_execs() const {
+    return std::ranges::any_of(execs_, [](const auto& entry) { return !entry.second.process->reaped; });
 }
 
 ExecState SupervisedContainer::exec_state(const std::string& exec_id, const Exec& exec) const {

@@ -1,6 +1,7 @@
 // One supervised container: its runtime object, cgroup, log, first process and execs.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -39,11 +40,19 @@ class SupervisedContainer {
     // Makes the cgroup, the log, the pipes and the waiting first process. On error nothing is left behind.
     static Result<std::unique_ptr<SupervisedContainer>> create(Surroundings& surroundings, CreateRequest request,
                                                                const SandboxNamespaces& namespaces);
+    // The same without a process: adopt() gives it one that was made by somebody else, restored from a checkpoint.
+    static Result<std::unique_ptr<SupervisedContainer>> create_empty(Surroundings& surroundings, CreateRequest request);
     ~SupervisedContainer();  // kills what still runs and removes the cgroup
     SupervisedContainer(const SupervisedContainer&) = delete;
     SupervisedContainer& operator=(const SupervisedContainer&) = delete;
 
     Result<> start();
+    bool has_process() const { return container_.has_value(); }
+    // Of an empty one: the streams of the process to come; -1: /dev/null.
+    std::array<int, 3> waiting_stdio() const;
+    // The process must be a child of this one by now, run in the container's cgroup and have the waiting streams.
+    Result<> adopt(oci::Container container);
+    void kill_strays();  // of an empty one: what a restore that failed has left in the cgroup
     Result<ExecState> exec(ExecRequest request);
     Result<> kill(const KillRequest& request);
     Result<> pause();
@@ -52,13 +61,15 @@ class SupervisedContainer {
     Result<confine::CgroupStatistics> cgroup_statistics() const;  // conflict once it has ended
     Result<std::vector<pid_t>> pids() const;                      // of every process inside
     const std::string& cgroup_path() const { return cgroup_path_; }
-    json::object runtime_state() const { return container_->state(); }  // what oci::Container::restore() takes
+    // What oci::Container::restore() takes; empty without a process.
+    json::object runtime_state() const { return container_ ? container_->state() : json::object(); }
     Result<> update(const UpdateRequest& request);
     Result<> remove_exec(const std::string& exec_id);
     // The first process, or an exec; not_found.
     Result<SupervisedProcess*> process(const std::string& exec_id);
     ContainerState state() const;
     Status status() const;
+    bool has_running_execs() const;
     const std::string& id() const { return id_; }
     bool ended() const { return first_->exit().has_value(); }
     // Before it is destroyed: poststop hooks; ends the streams of leaked descendants.
@@ -76,6 +87,10 @@ class SupervisedContainer {
 
     SupervisedContainer(Surroundings& surroundings, CreateRequest&& request);
     Result<> set_up(CreateRequest& request, const SandboxNamespaces& namespaces);
+    Result<> set_up_empty(CreateRequest& request);
+    Result<> set_up_cgroup(oci::Spec& spec);
+    Result<> set_up_streams(CreateRequest& request, bool terminal);
+    void process_made();
     void first_process_ended(int wait_status);
     void exec_ended(const std::string& exec_id, int wait_status);
     void finish_first(ExitStatus status);
@@ -102,6 +117,7 @@ class SupervisedContainer {
     std::uint64_t oom_kills_ = 0;
     std::optional<oci::Container> container_;
     std::unique_ptr<SupervisedProcess> first_;
+    ChildStdio waiting_stdio_;  // without a process
     std::map<std::string, Exec> execs_;
     std::uint64_t next_exec_order_ = 0;
     bool has_poststop_hooks_ = false;

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from support.containerd import BUSYBOX, RUNTIME, SHIM
+from support import binaries, criu
+from support.containerd import BUSYBOX, RUNTIME, SHIM, Containerd
 from support.terminal import Terminal
 
 
@@ -163,12 +164,16 @@ def test_exec_of_what_is_not_there(containerd):
     containerd.ctr("tasks", "rm", "-f", name, check=False)
 
 
-def test_checkpoint_is_refused_clearly(containerd):
-    name = containerd.run_detached("sleep", "1000")
-    done = containerd.ctr("tasks", "checkpoint", name, check=False)
-    assert done.returncode != 0 and "not supported" in done.stderr
-    assert containerd.task(name)[1] == "RUNNING"
-    containerd.ctr("tasks", "rm", "-f", name, check=False)
+def test_checkpoint_without_criu_is_refused_clearly(tmp_path):
+    containerd = Containerd(criu.command_with(tmp_path, SHIM, binaries.binary(SHIM), None))
+    containerd.import_busybox()
+    try:
+        name = containerd.run_detached("sleep", "1000")
+        done = containerd.ctr("tasks", "checkpoint", name, check=False)
+        assert done.returncode != 0 and "checkpoint and restore need CRIU, which is not installed" in done.stderr
+        assert containerd.task(name)[1] == "RUNNING"  # ctr has paused it, and has resumed it
+    finally:
+        containerd.close()
 
 
 def test_nothing_is_mounted_on_the_host(containerd):
@@ -257,16 +262,20 @@ def test_the_socket_is_for_root_alone(containerd):
 def test_the_shim_is_small(containerd):
     name = containerd.run_detached("sleep", "1000")
     pid = next(pid for pid, owner in containerd.shims().items() if owner == name)
-    deadline = time.monotonic() + 20
-    while True:  # half a second idle, then it gives its memory back
+
+    def memory(kind: str) -> int:
         with open(f"/proc/{pid}/smaps_rollup") as file:
-            pss = next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
-        if pss < 700 or "/release/" not in containerd.shim_binary or time.monotonic() > deadline:
-            break
+            return next(int(line.split()[1]) for line in file if line.startswith(f"{kind}:"))
+
+    deadline = time.monotonic() + 20
+    while memory("Pss_Anon") >= 200 and "/release/" in containerd.shim_binary:  # half a second idle, then it gives its memory back
+        assert time.monotonic() < deadline, memory("Pss_Anon")
         time.sleep(0.1)
-    print(f"PSS of an idle {SHIM}: {pss} KiB")
+    print(f"PSS of an idle {SHIM}: {memory('Pss')} KiB")
     if "/release/" in containerd.shim_binary:
-        assert pss < 700  # a good half are pages of the binary, which other shims share
+        # Most are pages of the binary, which other shims share; how many are mapped around each fault is the kernel's choice, and
+        # more for a binary that was just linked (420 to 870 KiB seen).
+        assert memory("Pss") < 1000
     containerd.ctr("tasks", "rm", "-f", name, check=False)
 
 

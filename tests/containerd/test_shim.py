@@ -296,7 +296,7 @@ def test_systemd_cgroup_names_become_paths(host):
 
 
 @pytest.mark.parametrize("change, words", [
-    (lambda bundle, fields: fields.update(checkpoint="/somewhere"), "checkpoint"),
+    (lambda bundle, fields: fields.update(checkpoint="/somewhere"), "/somewhere"),
     (lambda bundle, fields: fields.update(stdout="ftp://x"), "unknown scheme"),
     (lambda bundle, fields: fields.update(stdin="/etc/passwd"), "not a fifo"),
     (lambda bundle, fields: fields.update(rootfs={1: "overlay", 2: "overlay", 4: ["lowerdir=/nonexistent-wherry"]}), "overlay"),

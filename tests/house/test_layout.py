@@ -26,6 +26,7 @@ DEPENDS = {
     "dns/steering": ["base", "dns", "http"],
     "image": ["base", "http", "confine"],
     "oci": ["base", "confine"],
+    "checkpoint": ["base", "confine", "oci"],
     "supervisor": ["base", "oci", "confine"],
     "supervisor/client": ["base", "supervisor"],
     "vmm": ["base", "kvm", "confine"],
@@ -35,7 +36,7 @@ DEPENDS = {
     "build": ["image"],
     "engine": ["supervisor", "supervisor/client", "image", "build", "net", "store", "dns", "dns/tools", "oci", "confine", "base"],
     "api/docker": ["engine", "http", "image", "base"],
-    "api/containerd": ["supervisor", "oci", "confine", "base"],
+    "api/containerd": ["supervisor", "checkpoint", "oci", "confine", "base"],
     "adopt": ["base"],
     "cli": ["http", "dns", "dns/tools", "dns/steering", "adopt", "base"],
 }

@@ -2,19 +2,14 @@
 
 import os
 import pathlib
-import shutil
-import subprocess
 import time
 
 import pytest
 
-
-def criu_works() -> bool:
-    path = shutil.which("criu", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-    return path is not None and subprocess.run([path, "check"], capture_output=True).returncode == 0
+from support import criu
 
 
-pytestmark = pytest.mark.skipif(not criu_works(), reason="criu is not installed or does not work on this kernel")
+pytestmark = pytest.mark.skipif(not criu.works(), reason="criu is not installed or does not work on this kernel")
 
 
 def counting(runtime, bundle) -> tuple[str, pathlib.Path]:

@@ -81,7 +81,7 @@ class Host:
 def create(client: Client, bundle, **fields) -> int:
     names = {"rootfs": 3, "terminal": 4, "stdin": 5, "stdout": 6, "stderr": 7, "checkpoint": 8, "options": 10}
     request = {1: bundle.name, 2: str(bundle.path), **{names[name]: value for name, value in fields.items()}}
-    return client.call("Create", request)[1][0]
+    return client.call("Create", request).get(1, [0])[0]
 
 
 def status(client: Client, bundle, exec_id: str = "") -> int:

@@ -66,7 +66,7 @@ class RpcError(Exception):
         self.code, self.message = code, message
 
 
-INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, UNIMPLEMENTED = 3, 5, 6, 9, 12
+INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, UNIMPLEMENTED, UNAVAILABLE = 3, 5, 6, 9, 12, 14
 
 
 def frame(kind: int, stream: int, payload: bytes) -> bytes:

@@ -20,6 +20,8 @@ PACKAGES = (
     "psmisc", "e2fsprogs", "erofs-utils", "busybox-static", "binutils", "ca-certificates", "kmod", "socat", "iperf3", "fio",
     # the third profile's process 1, and what checkpoints need
     "systemd", "systemd-sysv", "dbus", "criu",
+    # whose shims suites are
+    "containerd",
     # the peer of the microVM benchmarks
     "qemu-system-x86",
     # shared libraries of wherryd and the unit tests

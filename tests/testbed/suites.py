@@ -52,6 +52,8 @@ SUITES = (
     pytest("runtime-systemd", "tests/runtime/test_systemd.py", "systemd", binaries=("wherry-runtime",), timeout=300),
     pytest("runtime-checkpoint", "tests/runtime/test_checkpoint.py", "systemd", binaries=("wherry-runtime",), timeout=300, everyday=False,
            excluded="a minute and a half of criu under emulation"),
+    pytest("containerd-checkpoint", "tests/containerd/test_checkpoint.py", "systemd", binaries=("containerd-shim-wherry-v2",), timeout=420,
+           everyday=False, excluded="minutes of criu and containerd under emulation"),
     # Without the bars of speed: they are not meant for an emulated processor.
     Suite("network", "host", "GTEST_OUTPUT=xml:$RESULTS/gtest.xml $WHERRY_BIN/network_test --gtest_brief=1 --gtest_filter=-*attach_is_quick",
           binaries=("network_test",), timeout=180),

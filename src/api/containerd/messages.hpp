@@ -142,6 +142,22 @@ struct CheckpointTaskRequest {
     WHERRY_WIRE_FIELDS(f(1, s.id), f(2, s.path), f(3, s.options))
 };
 
+// containerd.runc.v1.CheckpointOptions.
+inline constexpr std::string_view checkpoint_options_type = "containerd.runc.v1.CheckpointOptions";
+struct CheckpointOptions {
+    bool exit = false;  // the container ends with it
+    bool open_tcp = false;
+    bool external_unix_sockets = false;
+    bool terminal = false;
+    bool file_locks = false;
+    std::vector<std::string> empty_namespaces;
+    std::string cgroups_mode;
+    std::string image_path, work_path;
+    WHERRY_WIRE_FIELDS(f(1, s.exit), f(2, s.open_tcp), f(3, s.external_unix_sockets), f(4, s.terminal),
+                       f(5, s.file_locks), f(6, s.empty_namespaces), f(7, s.cgroups_mode), f(8, s.image_path),
+                       f(9, s.work_path))
+};
+
 struct UpdateTaskRequest {
     std::string id;
     std::optional<Any> resources;
@@ -180,7 +196,9 @@ struct RuntimeOptions {
     bool no_new_keyring = false;
     std::string shim_cgroup;
     bool systemd_cgroup = false;
-    WHERRY_WIRE_FIELDS(f(1, s.no_pivot_root), f(2, s.no_new_keyring), f(3, s.shim_cgroup), f(9, s.systemd_cgroup))
+    std::string criu_work_path;  // of a restore
+    WHERRY_WIRE_FIELDS(f(1, s.no_pivot_root), f(2, s.no_new_keyring), f(3, s.shim_cgroup), f(9, s.systemd_cgroup),
+                       f(11, s.criu_work_path))
 };
 
 // ---- events
@@ -246,6 +264,12 @@ struct TaskResumed {
     static constexpr std::string_view topic = "/tasks/resumed", type = "containerd.events.TaskResumed";
     std::string container_id;
     WHERRY_WIRE_FIELDS(f(1, s.container_id))
+};
+
+struct TaskCheckpointed {
+    static constexpr std::string_view topic = "/tasks/checkpointed", type = "containerd.events.TaskCheckpointed";
+    std::string container_id, checkpoint;
+    WHERRY_WIRE_FIELDS(f(1, s.container_id), f(2, s.checkpoint))
 };
 
 struct Envelope {

@@ -34,12 +34,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     // SAFETY: bytes are bytes.
     std::string_view input(reinterpret_cast<const char*>(data), size);
     parse_as_each<CreateTaskRequest, ProcessRequest, ExecProcessRequest, ResizePtyRequest, KillRequest, CloseIoRequest,
-                  CheckpointTaskRequest, UpdateTaskRequest, ShutdownRequest, RuntimeOptions, Any, Mount, PidResponse,
-                  DeleteResponse, StateResponse, PidsResponse, WaitResponse, StatsResponse, ConnectResponse, TaskCreate,
-                  TaskStart, TaskDelete, TaskExit, TaskOom, TaskExecAdded, TaskExecStarted, TaskPaused, TaskResumed,
-                  ForwardRequest, CreateSandboxRequest, SandboxIdRequest, StartSandboxResponse, PlatformResponse,
-                  StopSandboxRequest, WaitSandboxResponse, SandboxStatusRequest, SandboxStatusResponse,
-                  SandboxMetricsResponse, PodConfig>(input);
+                  CheckpointTaskRequest, CheckpointOptions, UpdateTaskRequest, ShutdownRequest, RuntimeOptions, Any,
+                  Mount, PidResponse, DeleteResponse, StateResponse, PidsResponse, WaitResponse, StatsResponse,
+                  ConnectResponse, TaskCreate, TaskStart, TaskDelete, TaskExit, TaskOom, TaskExecAdded, TaskExecStarted,
+                  TaskPaused, TaskResumed, TaskCheckpointed, ForwardRequest, CreateSandboxRequest, SandboxIdRequest,
+                  StartSandboxResponse, PlatformResponse, StopSandboxRequest, WaitSandboxResponse, SandboxStatusRequest,
+                  SandboxStatusResponse, SandboxMetricsResponse, PodConfig>(input);
     if (auto pod = decode<PodConfig>(input)) static_cast<void>(plan_pod(*pod, pod->hostname));
     if (auto create = decode<CreateTaskRequest>(input)) {
         static_cast<void>(plan_root(create->rootfs, false));

@@ -79,6 +79,10 @@ RpcServer::Reply TaskService::handle(const TtrpcRequest& request, CallReference 
         defer(request, call, std::move(readers));
         return std::nullopt;
     }
+    if (request.method == "Checkpoint") return checkpoint(request.payload, call);
+    if (request.method == "Start") {
+        if (Task* task = to_restore(request.payload)) return begin_restore(*task, call);
+    }
     return TRY(dispatch(request.method, request.payload));
 }
 
@@ -119,20 +123,10 @@ void TaskService::retry_later(DeferredCall& deferred) {
 Result<std::string> TaskService::dispatch(const std::string& method, const std::string& payload) {
     using Method = Result<std::string> (TaskService::*)(const std::string&);
     static constexpr std::pair<std::string_view, Method> methods[]{
-        {"State", &TaskService::state},
-        {"Create", &TaskService::create},
-        {"Start", &TaskService::start},
-        {"Pids", &TaskService::pids},
-        {"Pause", &TaskService::pause},
-        {"Resume", &TaskService::resume},
-        {"Checkpoint", &TaskService::checkpoint},
-        {"Kill", &TaskService::kill},
-        {"Exec", &TaskService::exec},
-        {"ResizePty", &TaskService::resize},
-        {"CloseIO", &TaskService::close_io},
-        {"Update", &TaskService::update},
-        {"Stats", &TaskService::stats},
-        {"Connect", &TaskService::connect},
+        {"State", &TaskService::state},       {"Create", &TaskService::create},    {"Pids", &TaskService::pids},
+        {"Pause", &TaskService::pause},       {"Resume", &TaskService::resume},    {"Kill", &TaskService::kill},
+        {"Exec", &TaskService::exec},         {"ResizePty", &TaskService::resize}, {"CloseIO", &TaskService::close_io},
+        {"Update", &TaskService::update},     {"Stats", &TaskService::stats},      {"Connect", &TaskService::connect},
         {"Shutdown", &TaskService::shutdown},
     };
     for (const auto& [name, function] : methods) {
@@ -175,7 +169,9 @@ Result<std::unique_ptr<TaskService::Task>> TaskService::make_task(CreateTaskRequ
     create.no_pivot = runtime.no_pivot_root;
     create.keep_session_keyring = runtime.no_new_keyring;
     create.spec = TRY(read_config(request.bundle));
-    PlannedRoot root = plan_root(request.rootfs, has_host_hooks(create.spec));
+    bool restored = !request.checkpoint.empty();
+    PlannedRoot root = plan_root(request.rootfs, restored || has_host_hooks(create.spec));
+    if (restored) task->restore = TRY(plan_restore(request, create.spec, runtime.criu_work_path), "restore");
     TRY(adapt_config(create.spec, request.terminal, root));
     if (!netns_path.empty()) TRY(give_network(create.spec, netns_path));
     create.seccomp_path = TRY(compile_seccomp_of(create.spec, options_.runtime_directory + "/seccomp"));
@@ -190,12 +186,13 @@ Result<std::unique_ptr<TaskService::Task>> TaskService::make_task(CreateTaskRequ
         task->rootfs_mounted = true;
     }
     auto made = [&]() -> Result<> {
-        task->container = TRY(supervisor::SupervisedContainer::create(surroundings_, std::move(create), {}));
+        task->container = restored
+                              ? TRY(supervisor::SupervisedContainer::create_empty(surroundings_, std::move(create)))
+                              : TRY(supervisor::SupervisedContainer::create(surroundings_, std::move(create), {}));
         supervisor::SupervisedProcess* process = TRY(task->container->process({}));
         task->first.pid = process->pid;
         TRY(task->first.stdio->connect(process->shared_output(), process->input()));
-        BundleState state{task->container->runtime_state(), task->container->cgroup_path(), task->rootfs_mounted};
-        return save_bundle_state(task->bundle, state);
+        return save_state(*task);
     }();
     if (!made) {
         task->container.reset();
@@ -208,11 +205,15 @@ Result<std::unique_ptr<TaskService::Task>> TaskService::make_task(CreateTaskRequ
     return task;
 }
 
+Result<> TaskService::save_state(const Task& task) const {
+    BundleState state{task.container->runtime_state(), task.container->cgroup_path(), task.rootfs_mounted};
+    return save_bundle_state(task.bundle, state);
+}
+
 Result<std::string> TaskService::create(const std::string& payload) {
     CreateTaskRequest request = TRY(decode<CreateTaskRequest>(payload));
     TRY(check_id(request.id), "id");
     TRY(check_bundle(request.bundle));
-    if (!request.checkpoint.empty()) return fail(Code::unimplemented, "restoring from a checkpoint is not supported");
     if (tasks_.contains(request.id)) return fail(Code::already_exists, "container " + request.id + " exists");
     if (tasks_.size() >= max_tasks) return fail(Code::resource_exhausted, "too many containers in the sandbox");
     auto task = TRY(make_task(request), "wherry create failed: unable to start container process");
@@ -220,7 +221,7 @@ Result<std::string> TaskService::create(const std::string& payload) {
                      request.bundle,
                      std::move(request.rootfs),
                      {request.stdin_path, request.stdout_path, request.stderr_path, request.terminal},
-                     {},
+                     request.checkpoint,
                      static_cast<std::uint32_t>(task->first.pid)};
     PidResponse response{event.pid};
     tasks_.emplace(request.id, std::move(task));
@@ -265,6 +266,7 @@ Result<std::string> TaskService::exec(const std::string& payload) {
 Result<std::string> TaskService::start_exec(Task& task, const std::string& exec_id) {
     auto found = task.execs.find(exec_id);
     if (found == task.execs.end()) return fail(Code::not_found, "process does not exist " + exec_id);
+    TRY(check_not_busy(task));
     Exec& exec = found->second;
     Process& process = exec.process;
     if (process.started || process.exit) return fail(Code::conflict, "exec " + exec_id + " has been started already");
@@ -301,8 +303,9 @@ Result<std::string> TaskService::start_exec(Task& task, const std::string& exec_
 }
 
 bool TaskService::child_ended(pid_t pid, int wait_status) {
-    return std::ranges::any_of(
-        tasks_, [&](const auto& entry) { return entry.second->container->child_ended(pid, wait_status); });
+    return std::ranges::any_of(tasks_, [&](const auto& entry) {
+        return criu_ended(*entry.second, pid, wait_status) || entry.second->container->child_ended(pid, wait_status);
+    });
 }
 
 void TaskService::process_ended(Process& process, const std::string& container_id, const std::string& process_id,
@@ -412,6 +415,7 @@ RpcServer::Reply TaskService::try_remove(const ProcessRequest& request, bool lat
     if (process->started && !process->exit)
         return fail(Code::conflict, request.exec_id.empty() ? "the container must be stopped before it is deleted"
                                                             : "the process must be stopped before it is deleted");
+    if (request.exec_id.empty()) TRY(check_not_busy(*task));
     if (!late && process->started && process->stdio && process->stdio->output_pending()) return std::nullopt;
     if (request.exec_id.empty()) return remove_task(*task);
     DeleteResponse response;
@@ -427,6 +431,7 @@ RpcServer::Reply TaskService::try_remove(const ProcessRequest& request, bool lat
 
 std::string TaskService::remove_task(Task& task) {
     std::string id = task.id;
+    give_up_criu(task);
     task.container->prepare_removal();
     if (!task.first.exit) {
         // Created, never started, or to go as it is: it ends here.
@@ -446,75 +451,6 @@ std::string TaskService::remove_task(Task& task) {
     if (!task.hidden) events_.publish(TaskDelete{id, response.pid, response.exit_status, response.exited_at, {}});
     tasks_.erase(id);
     return encode(response);
-}
-
-// ---- the sandbox
-
-Result<pid_t> TaskService::create_sandbox(CreateTaskRequest request, const std::string& netns_path) {
-    if (tasks_.contains(request.id)) return fail(Code::already_exists, "container " + request.id + " exists");
-    auto task = TRY(make_task(request, netns_path), "wherry create failed: unable to start the sandbox's process");
-    task->hidden = true;
-    pid_t pid = task->first.pid;
-    tasks_.emplace(request.id, std::move(task));
-    return pid;
-}
-
-Result<> TaskService::start_sandbox(const std::string& id) {
-    auto found = tasks_.find(id);
-    if (found == tasks_.end()) return fail(Code::not_found, "the sandbox has no process");
-    Task& task = *found->second;
-    if (auto started = task.container->start(); !started) {
-        if (auto exit = task.container->state().exit; exit && !task.first.exit) finish_first(task, *exit);
-        return std::unexpected(std::move(started).error().context("wherry start failed"));
-    }
-    task.first.started = true;
-    return {};
-}
-
-void TaskService::signal_sandbox(const std::string& id, int signal) {
-    auto found = tasks_.find(id);
-    if (found == tasks_.end() || found->second->first.exit) return;
-    supervisor::KillRequest kill;
-    kill.container_id = id;
-    kill.signal = static_cast<std::uint32_t>(signal);
-    if (auto killed = found->second->container->kill(kill); !killed)
-        log_warn("sandbox.kill_failed", {{"id", id}, {"error", killed.error()}});
-}
-
-void TaskService::remove_sandbox(const std::string& id) {
-    if (auto found = tasks_.find(id); found != tasks_.end()) static_cast<void>(remove_task(*found->second));
-}
-
-Result<Any> TaskService::sandbox_metrics(const std::string& id) {
-    auto found = tasks_.find(id);
-    if (found == tasks_.end()) return fail(Code::not_found, "the sandbox has no process");
-    return metrics_of(TRY(found->second->container->cgroup_statistics()));
-}
-
-std::size_t TaskService::containers() const {
-    return static_cast<std::size_t>(
-        std::ranges::count_if(tasks_, [](const auto& entry) { return !entry.second->hidden; }));
-}
-
-void TaskService::kill_containers() {
-    for (const auto& [id, task] : tasks_) {
-        if (task->hidden || task->first.exit) continue;
-        supervisor::KillRequest kill;
-        kill.container_id = id;
-        kill.signal = SIGKILL;
-        kill.all = true;
-        if (auto killed = task->container->kill(kill); !killed)
-            log_warn("task.kill_failed", {{"id", id}, {"error", killed.error()}});
-    }
-}
-
-void TaskService::remove_everything() {
-    std::vector<std::string> hidden;
-    std::vector<std::string> others;
-    for (const auto& [id, task] : tasks_) (task->hidden ? hidden : others).push_back(id);
-    for (const auto* ids : {&others, &hidden}) {
-        for (const std::string& id : *ids) static_cast<void>(remove_task(*tasks_.at(id)));
-    }
 }
 
 // ---- the rest
@@ -565,14 +501,18 @@ Result<std::string> TaskService::pids(const std::string& payload) {
 
 Result<std::string> TaskService::pause(const std::string& payload) {
     ProcessRequest request = TRY(decode<ProcessRequest>(payload));
-    TRY(TRY(find(request.id))->container->pause());
+    Task* task = TRY(find(request.id));
+    TRY(check_not_busy(*task));
+    TRY(task->container->pause());
     events_.publish(TaskPaused{request.id});
     return std::string();
 }
 
 Result<std::string> TaskService::resume(const std::string& payload) {
     ProcessRequest request = TRY(decode<ProcessRequest>(payload));
-    TRY(TRY(find(request.id))->container->resume());
+    Task* task = TRY(find(request.id));
+    TRY(check_not_busy(*task));
+    TRY(task->container->resume());
     events_.publish(TaskResumed{request.id});
     return std::string();
 }
@@ -584,6 +524,7 @@ Result<std::string> TaskService::kill(const std::string& payload) {
     if (process->exit) return already_finished();
     if (!request.exec_id.empty() && !process->started) return fail(Code::conflict, "the process has not been started");
     if (request.signal > 64) return fail(Code::invalid_argument, "signal: " + std::to_string(request.signal));
+    if (request.exec_id.empty() && request.signal == SIGKILL && end_restore(*task)) return std::string();
     supervisor::KillRequest kill;
     kill.container_id = request.id;
     kill.exec_id = request.exec_id;
@@ -641,12 +582,6 @@ Result<std::string> TaskService::update(const std::string& payload) {
     update.resources = TRY(parse_json_object(request.resources->value), "update: resources");
     TRY(task->container->update(update));
     return std::string();
-}
-
-Result<std::string> TaskService::checkpoint(const std::string& payload) {
-    CheckpointTaskRequest request = TRY(decode<CheckpointTaskRequest>(payload));
-    TRY(find(request.id));
-    return fail(Code::unimplemented, "checkpoints are not supported by this runtime");
 }
 
 Result<std::string> TaskService::connect(const std::string& payload) {

@@ -1,5 +1,5 @@
-// containerd's Task API v2 (containerd.task.v2.Task) for the containers of one shim. Answers at once, but for Wait, and
-// for Delete while a reader has not taken all output yet.
+// containerd's Task API v2 (containerd.task.v2.Task) for the containers of one shim. Answers at once, but for Wait, for
+// Delete while a reader has not taken all output yet, and while CRIU runs for Checkpoint and the Start of a checkpoint.
 //
 // What a caller sees follows runc's shim where containerd, dockerd and kubelet rely on it: a process that has ended is
 // NOT_FOUND to Kill, events come in the order create, start, exit, delete, and the exit of the first process comes
@@ -21,6 +21,7 @@
 #include "api/containerd/rpc_server.hpp"
 #include "api/containerd/stdio.hpp"
 #include "base/json.hpp"
+#include "checkpoint/images.hpp"
 #include "supervisor/container.hpp"
 
 namespace wherry::api::containerd {
@@ -82,6 +83,15 @@ class TaskService final : public supervisor::ContainerObserver {
         Process process;
         json::object spec;
     };
+    struct Restore {
+        std::string images, work;
+    };
+    // A dump or a restore that is under way: one a container.
+    struct CriuJob {
+        checkpoint::CriuProcess process;
+        CallReference call;
+        std::function<Result<std::string>(Result<>)> finish;
+    };
     struct Task {
         std::string id, bundle;
         bool rootfs_mounted = false;
@@ -89,6 +99,8 @@ class TaskService final : public supervisor::ContainerObserver {
         Process first;
         std::map<std::string, Exec> execs;
         std::unique_ptr<supervisor::SupervisedContainer> container;
+        std::optional<Restore> restore;  // until there is a process
+        std::unique_ptr<CriuJob> criu;
         std::optional<supervisor::ExitStatus> held_exit;  // until the execs' exits are told
         bool oom_told = false;
     };
@@ -125,14 +137,27 @@ class TaskService final : public supervisor::ContainerObserver {
     Result<std::string> connect(const std::string& payload);
     Result<std::string> close_io(const std::string& payload);
     Result<std::string> update(const std::string& payload);
-    Result<std::string> checkpoint(const std::string& payload);
     Result<std::string> shutdown(const std::string& payload);
     RpcServer::Reply wait(const std::string& payload, CallReference call);
     RpcServer::Reply remove(const std::string& payload, CallReference call);
+    RpcServer::Reply checkpoint(const std::string& payload, CallReference call);
 
     Result<Task*> find(const std::string& id);
     Result<Process*> find_process(Task& task, const std::string& exec_id);
     Result<std::unique_ptr<Task>> make_task(CreateTaskRequest& request, const std::string& netns_path = {});
+    Result<> save_state(const Task& task) const;
+
+    // task_checkpoint.cpp
+    static Result<> check_not_busy(const Task& task);
+    static Result<Restore> plan_restore(const CreateTaskRequest& request, const json::object& config,
+                                        const std::string& work);
+    Task* to_restore(const std::string& payload);  // of a Start that is to restore a container; nullptr
+    RpcServer::Reply begin_restore(Task& task, CallReference call);
+    Result<> adopt_restored(Task& task, const checkpoint::RestoreRequest& request);
+    bool criu_ended(Task& task, pid_t pid, int wait_status);
+    bool end_restore(Task& task);   // a SIGKILL for what is being restored: whether it was
+    void give_up_criu(Task& task);  // the container goes
+
     Result<std::string> start_exec(Task& task, const std::string& exec_id);
     RpcServer::Reply try_remove(const ProcessRequest& request, bool late);
     std::string remove_task(Task& task);

@@ -41,6 +41,26 @@ TEST(Wire, MessagesComeBackAsTheyWere) {
     EXPECT_EQ(again->options.value_or(Any{}).value, std::string("\0\x01", 2));
 }
 
+TEST(Wire, CheckpointOptionsHaveTheirNumbers) {
+    CheckpointOptions options;
+    options.exit = options.open_tcp = options.external_unix_sockets = options.terminal = options.file_locks = true;
+    options.empty_namespaces = {"network"};
+    options.cgroups_mode = "full";
+    options.image_path = "/i";
+    options.work_path = "/w";
+    std::string bytes = encode(options);
+    EXPECT_EQ(bytes, bytes_of({0x08, 1, 0x10, 1, 0x18, 1, 0x20, 1, 0x28, 1, 0x32, 7}) + "network" +
+                         bytes_of({0x3A, 4}) + "full" + bytes_of({0x42, 2}) + "/i" + bytes_of({0x4A, 2}) + "/w");
+    auto again = decode<CheckpointOptions>(bytes);
+    ASSERT_TRUE(again.has_value());
+    EXPECT_TRUE(again->exit && again->open_tcp && again->external_unix_sockets && again->terminal && again->file_locks);
+    EXPECT_EQ(again->empty_namespaces, options.empty_namespaces);
+    EXPECT_EQ(again->cgroups_mode, "full");
+    EXPECT_EQ(again->image_path, "/i");
+    EXPECT_EQ(again->work_path, "/w");
+    EXPECT_EQ(encode(TaskCheckpointed{"c", {}}), bytes_of({0x0A, 1, 'c'}));
+}
+
 TEST(Wire, DefaultsAreNotWritten) {
     EXPECT_EQ(encode(KillRequest{}), "");
     EXPECT_EQ(encode(DeleteResponse{}), "");
