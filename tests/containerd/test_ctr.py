@@ -59,7 +59,15 @@ def test_terminal(containerd):
     terminal.expect(b"# ", 60)
     # The new size arrives some time after the signal.
     terminal.send(b"while [ \"$(stty size)\" != '40 120' ]; do sleep 0.05; done; echo resi''zed; exit 9\n")
-    terminal.expect(b"resized", 60)
+    # ctr sets the first size before it listens to the signal: one that comes between is lost.
+    for attempt in range(30):
+        try:
+            terminal.expect(b"resized", 2)
+            break
+        except AssertionError:
+            assert attempt < 29
+            terminal.resize(41, 120)
+            terminal.resize(40, 120)
     assert terminal.wait(60) == 9
     terminal.close()
 
@@ -267,15 +275,13 @@ def test_the_shim_is_small(containerd):
         with open(f"/proc/{pid}/smaps_rollup") as file:
             return next(int(line.split()[1]) for line in file if line.startswith(f"{kind}:"))
 
+    # Half a second idle, then it gives its memory back. Most of what is left are pages of the binary, which other shims share; how many
+    # are mapped around each fault is the kernel's choice, and more for a binary that was just linked (420 to 870 KiB seen).
     deadline = time.monotonic() + 20
-    while memory("Pss_Anon") >= 200 and "/release/" in containerd.shim_binary:  # half a second idle, then it gives its memory back
-        assert time.monotonic() < deadline, memory("Pss_Anon")
+    while "/release/" in containerd.shim_binary and (memory("Pss") >= 1000 or memory("Pss_Anon") >= 200):
+        assert time.monotonic() < deadline, (memory("Pss"), memory("Pss_Anon"))
         time.sleep(0.1)
     print(f"PSS of an idle {SHIM}: {memory('Pss')} KiB")
-    if "/release/" in containerd.shim_binary:
-        # Most are pages of the binary, which other shims share; how many are mapped around each fault is the kernel's choice, and
-        # more for a binary that was just linked (420 to 870 KiB seen).
-        assert memory("Pss") < 1000
     containerd.ctr("tasks", "rm", "-f", name, check=False)
 
 

@@ -224,7 +224,7 @@ void TaskService::give_up_criu(Task& task) {
     int wait_status = 0;
     while (::waitpid(job->process.pid(), &wait_status, 0) < 0 && errno == EINTR) {
     }
-    server_.answer(job->call, fail(Code::unavailable, "the container was removed"));
+    server_.answer(job->call, job->finish(fail(Code::unavailable, "the container was removed")));
 }
 
 }  // namespace wherry::api::containerd

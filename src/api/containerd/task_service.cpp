@@ -123,11 +123,11 @@ void TaskService::retry_later(DeferredCall& deferred) {
 Result<std::string> TaskService::dispatch(const std::string& method, const std::string& payload) {
     using Method = Result<std::string> (TaskService::*)(const std::string&);
     static constexpr std::pair<std::string_view, Method> methods[]{
-        {"State", &TaskService::state},       {"Create", &TaskService::create},    {"Pids", &TaskService::pids},
-        {"Pause", &TaskService::pause},       {"Resume", &TaskService::resume},    {"Kill", &TaskService::kill},
-        {"Exec", &TaskService::exec},         {"ResizePty", &TaskService::resize}, {"CloseIO", &TaskService::close_io},
-        {"Update", &TaskService::update},     {"Stats", &TaskService::stats},      {"Connect", &TaskService::connect},
-        {"Shutdown", &TaskService::shutdown},
+        {"State", &TaskService::state},      {"Create", &TaskService::create},     {"Start", &TaskService::start},
+        {"Pids", &TaskService::pids},        {"Pause", &TaskService::pause},       {"Resume", &TaskService::resume},
+        {"Kill", &TaskService::kill},        {"Exec", &TaskService::exec},         {"ResizePty", &TaskService::resize},
+        {"CloseIO", &TaskService::close_io}, {"Update", &TaskService::update},     {"Stats", &TaskService::stats},
+        {"Connect", &TaskService::connect},  {"Shutdown", &TaskService::shutdown},
     };
     for (const auto& [name, function] : methods) {
         if (name == method) return (this->*function)(payload);
