@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <memory>
 
 #include "base/digest.hpp"
@@ -100,7 +99,7 @@ Result<> ArchiveReader::read_tar(ByteSource& source) {
         ByteSource content = ByteSource::from_function([&](std::span<std::byte> out) -> Result<std::size_t> {
             if (piece.empty()) piece = TRY(reader.data());
             std::size_t count = std::min(out.size(), piece.size());
-            std::memcpy(out.data(), piece.data(), count);
+            std::ranges::copy(piece.first(count), out.begin());
             piece = piece.subspan(count);
             return count;
         });
