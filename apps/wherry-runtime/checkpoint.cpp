@@ -58,10 +58,11 @@ Result<int> checkpoint_command(const CommandLine& line) {
     std::string_view status = status_of(known);
     if (status != "running" && status != "paused")
         return fail(Code::conflict, "Container cannot be checkpointed in " + std::string(status) + " state");
-    std::string images = TRY(directory_for(options.value("image-path", "checkpoint")));
-    std::string work = options.has("work-path") ? TRY(directory_for(options.value("work-path"))) : images;
     std::string bundle = TRY(JsonReader(known.state.at("container").as_object(), "state").string_or("bundle", ""));
     oci::Spec spec = TRY(spec_of(bundle));
+    TRY(checkpoint::check_dumpable(spec), "checkpoint");
+    std::string images = TRY(directory_for(options.value("image-path", "checkpoint")));
+    std::string work = options.has("work-path") ? TRY(directory_for(options.value("work-path"))) : images;
     checkpoint::DumpRequest dump{
         options_of(options, std::move(images), std::move(work)),
         {spec, bundle, TRY(JsonReader(known.state, "state").string_or("rootfs", "/")),

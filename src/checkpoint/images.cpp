@@ -153,8 +153,15 @@ Result<> check_options(const Options& options) {
     return {};
 }
 
+Result<> check_dumpable(const oci::Spec& spec) {
+    if (spec.process && spec.process->terminal)
+        return fail(Code::unimplemented, "a container with a terminal cannot be checkpointed");
+    return {};
+}
+
 Result<CriuRun> prepare_dump(const DumpRequest& request) {
     TRY(check_options(request.options));
+    TRY(check_dumpable(request.subject.spec));
     const Options& options = request.options;
     CriuRun run;
     run.log = options.work + "/dump.log";

@@ -53,6 +53,8 @@ struct DumpRequest {
     bool pre_dump = false;  // memory alone; leaves it running
     std::string parent;     // of an earlier pre-dump, relative to the images; empty: none
 };
+// unimplemented for a container with a terminal: CRIU takes and gives a terminal's other end over its socket only.
+Result<> check_dumpable(const oci::Spec& spec);
 // Also writes what the standard streams were into the images' folder.
 Result<CriuRun> prepare_dump(const DumpRequest& request);
 

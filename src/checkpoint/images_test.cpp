@@ -137,9 +137,10 @@ TEST_F(Images, WhatIsNoCheckpointIsRefused) {
     put("inventory.img", "x");
     EXPECT_TRUE(check_images(folder_));
     oci::Spec spec = spec_of(plain);
-    EXPECT_TRUE(check_restorable(spec));
+    EXPECT_TRUE(check_restorable(spec) && check_dumpable(spec));
     if (spec.process) spec.process->terminal = true;
     EXPECT_EQ(check_restorable(spec).error().code(), Code::unimplemented);
+    EXPECT_EQ(check_dumpable(spec).error().code(), Code::unimplemented);
 }
 
 TEST_F(Images, ARestoredProcessHasToBeThere) {

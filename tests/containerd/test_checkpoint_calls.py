@@ -195,6 +195,17 @@ def test_only_what_runs_is_checkpointed(host):
     client.call("Delete", {1: bundle.name})
 
 
+def test_a_container_with_a_terminal_is_not_checkpointed(host):
+    bundle = host.bundle("/bin/sleep", "1000")
+    client = host.client(bundle)
+    create(client, bundle, terminal=True)
+    client.call("Start", {1: bundle.name})
+    refused(client, "Checkpoint", {1: bundle.name, 2: str(bundle.path / "images"), 3: options(terminal=True)}, ttrpc.UNIMPLEMENTED,
+            "a container with a terminal cannot be checkpointed")
+    assert status(client, bundle) == RUNNING and not (bundle.path / "images").exists()
+    remove(client, bundle)
+
+
 @pytest.mark.parametrize("change, code, words", [
     (lambda bundle, fields: fields.update(checkpoint="images"), ttrpc.INVALID_ARGUMENT, "checkpoint: expected an absolute path"),
     (lambda bundle, fields: fields.update(checkpoint=str(bundle.path / "nowhere")), ttrpc.NOT_FOUND, "nowhere"),

@@ -91,6 +91,9 @@ RpcServer::Reply TaskService::checkpoint(const std::string& payload, CallReferen
     // They are no descendants of the first process: CRIU would leave them out, and they would end with the container.
     if (task->container->has_running_execs())
         return fail(Code::conflict, "a container with processes of exec cannot be checkpointed");
+    dump.subject.spec = TRY(oci::spec_from_json(TRY(read_config(task->bundle))));
+    if (dump.subject.spec.process) dump.subject.spec.process->terminal = task->first.paths.terminal;
+    TRY(checkpoint::check_dumpable(dump.subject.spec));
     TRY(checkpoint::find_criu());
 
     std::string own_work = wish.work_path.empty() ? options.work : std::string();
@@ -98,7 +101,6 @@ RpcServer::Reply TaskService::checkpoint(const std::string& payload, CallReferen
     auto started = [&]() -> Result<checkpoint::CriuProcess> {
         if (TRY(make_folder(options.images), "checkpoint: path")) made_images = options.images;
         TRY(make_folder(options.work), "checkpoint: work path");
-        dump.subject.spec = TRY(oci::spec_from_json(TRY(read_config(task->bundle))));
         dump.subject.bundle = task->bundle;
         dump.subject.cgroup = task->container->cgroup_path();
         dump.pid = task->first.pid;
