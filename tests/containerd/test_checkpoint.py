@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import time
 
@@ -108,6 +109,23 @@ def test_ctr_checkpoint_exit_under_the_name_of_runcs_shim(own_containerd):
     own_containerd.ctr("tasks", "checkpoint", "--exit", "--image-path", str(images), "--work-path", str(work), name, timeout=PATIENCE)
     assert (images / "inventory.img").exists() and (work / "dump.log").exists()
     assert own_containerd.exit_code(name) == 137
+
+
+def test_a_killed_shim_takes_a_restored_container_along(containerd):
+    name = containerd.run_detached("sleep", "1000")
+    reference = f"checkpoint/{name}:one"
+    containerd.ctr("containers", "checkpoint", "--rw", "--image", "--task", name, reference, timeout=PATIENCE)
+    containerd.ctr("tasks", "rm", "-f", name, check=False)
+    again = containerd.name()
+    containerd.ctr("containers", "restore", "--rw", "--live", again, reference, timeout=PATIENCE)
+    pid, state = containerd.task(again)
+    assert state == "RUNNING" and leaks.mounts(str(containerd.bundle(again)))  # CRIU wants a path of the root
+    os.kill(next(pid for pid, owner in containerd.shims().items() if owner == again), signal.SIGKILL)
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
+    wait_for(lambda: not leaks.mounts(str(containerd.bundle(again))))
+    wait_for(lambda: not leaks.control_groups("", [again]))
+    containerd.ctr("tasks", "rm", "-f", again, check=False)
+    containerd.ctr("containers", "rm", again, check=False)
 
 
 def connect(host, bundle) -> Client:

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from support import criu
 from support.runtime import is_ours
 
 
@@ -178,6 +179,20 @@ def test_terminal(runtime, bundle):
     assert b"33 77" in seen and b"88:0" in seen
     os.write(console.terminal, b"hello\n")
     assert b"got:hello" in console.read_until(b"got:hello")
+    os.close(console.terminal)
+
+
+@pytest.mark.skipif(not is_ours() or not any(map(os.path.exists, criu.PLACES)), reason="the words are ours, and said where CRIU is installed")
+def test_a_container_with_a_terminal_is_not_checkpointed(runtime, bundle):
+    bundle.process["terminal"] = True
+    bundle.process["args"] = ["/bin/sleep", "1000"]
+    console = ConsoleSocket(bundle.path)
+    identifier = runtime.create(bundle, "--console-socket", console.path)
+    console.thread.join(20)
+    runtime.command("start", identifier, check=True)
+    done = runtime.command("checkpoint", "--shell-job", "--image-path", bundle.path / "image", identifier)
+    assert done.returncode != 0 and "a container with a terminal cannot be checkpointed" in done.stderr
+    assert runtime.state(identifier)["status"] == "running" and not (bundle.path / "image").exists()
     os.close(console.terminal)
 
 
