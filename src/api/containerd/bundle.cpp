@@ -2,6 +2,7 @@
 
 #include <poll.h>
 
+#include <algorithm>
 #include <csignal>
 
 #include "api/containerd/rootfs.hpp"
@@ -39,6 +40,21 @@ void end_container(const BundleState& state) {
 }
 
 }  // namespace
+
+Result<> check_id(const std::string& id) {
+    constexpr std::size_t longest = 128;
+    auto plain = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); };
+    bool good = !id.empty() && id.size() <= longest && plain(id.front()) &&
+                std::ranges::all_of(id, [&](char c) { return plain(c) || c == '_' || c == '.' || c == '-'; });
+    if (!good) return fail(Code::invalid_argument, "not an identifier");
+    return {};
+}
+
+Result<> check_bundle(const std::string& bundle) {
+    if (bundle.empty() || bundle.front() != '/' || bundle.find('\0') != std::string::npos)
+        return fail(Code::invalid_argument, "bundle: expected an absolute path");
+    return {};
+}
 
 Result<> save_bundle_state(const std::string& bundle, const BundleState& state) {
     json::object object;

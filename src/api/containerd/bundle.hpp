@@ -13,6 +13,10 @@ namespace wherry::api::containerd {
 inline constexpr std::string_view exit_record_name = "wherry-exit.json";
 inline constexpr std::string_view bundle_state_name = "wherry-state.json";
 
+// What containerd accepts as an identifier; ids become names of files and cgroups.
+Result<> check_id(const std::string& id);
+Result<> check_bundle(const std::string& bundle);
+
 struct BundleState {
     json::object container;  // as oci::Container::state() gave it
     std::string cgroup_path;

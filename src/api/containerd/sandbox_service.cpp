@@ -6,6 +6,7 @@
 #include <csignal>
 #include <utility>
 
+#include "api/containerd/bundle.hpp"
 #include "api/containerd/task_spec.hpp"
 #include "base/fd.hpp"
 #include "confine/namespaces.hpp"

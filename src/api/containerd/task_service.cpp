@@ -41,21 +41,6 @@ Result<RuntimeOptions> runtime_options_of(const std::optional<Any>& any) {
 
 }  // namespace
 
-Result<> check_id(const std::string& id) {
-    constexpr std::size_t longest = 128;
-    auto plain = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); };
-    bool good = !id.empty() && id.size() <= longest && plain(id.front()) &&
-                std::ranges::all_of(id, [&](char c) { return plain(c) || c == '_' || c == '.' || c == '-'; });
-    if (!good) return fail(Code::invalid_argument, "not an identifier");
-    return {};
-}
-
-Result<> check_bundle(const std::string& bundle) {
-    if (bundle.empty() || bundle.front() != '/' || bundle.find('\0') != std::string::npos)
-        return fail(Code::invalid_argument, "bundle: expected an absolute path");
-    return {};
-}
-
 TaskService::TaskService(supervisor::EventLoop& loop, std::span<char> scratch, RpcServer& server,
                          EventPublisher& events, TaskServiceOptions options, std::function<void()> shutdown)
     : loop_(loop),
@@ -123,12 +108,11 @@ void TaskService::retry_later(DeferredCall& deferred) {
 Result<std::string> TaskService::dispatch(const std::string& method, const std::string& payload) {
     using Method = Result<std::string> (TaskService::*)(const std::string&);
     static constexpr std::pair<std::string_view, Method> methods[]{
-        {"State", &TaskService::state},      {"Create", &TaskService::create},     {"Start", &TaskService::start},
-        {"Pids", &TaskService::pids},        {"Pause", &TaskService::pause},       {"Resume", &TaskService::resume},
-        {"Kill", &TaskService::kill},        {"Exec", &TaskService::exec},         {"ResizePty", &TaskService::resize},
-        {"CloseIO", &TaskService::close_io}, {"Update", &TaskService::update},     {"Stats", &TaskService::stats},
-        {"Connect", &TaskService::connect},  {"Shutdown", &TaskService::shutdown},
-    };
+        {"State", &TaskService::state},      {"Create", &TaskService::create},    {"Start", &TaskService::start},
+        {"Pids", &TaskService::pids},        {"Pause", &TaskService::pause},      {"Resume", &TaskService::resume},
+        {"Kill", &TaskService::kill},        {"Exec", &TaskService::exec},        {"ResizePty", &TaskService::resize},
+        {"CloseIO", &TaskService::close_io}, {"Update", &TaskService::update},    {"Stats", &TaskService::stats},
+        {"Connect", &TaskService::connect},  {"Shutdown", &TaskService::shutdown}};
     for (const auto& [name, function] : methods) {
         if (name == method) return (this->*function)(payload);
     }

@@ -181,8 +181,4 @@ class TaskService final : public supervisor::ContainerObserver {
     std::function<void(const supervisor::ExitStatus&)> sandbox_ended_;
 };
 
-// What containerd accepts as an identifier; ids become names of files and cgroups.
-Result<> check_id(const std::string& id);
-Result<> check_bundle(const std::string& bundle);
-
 }  // namespace wherry::api::containerd
