@@ -7,6 +7,7 @@ import os
 import pathlib
 import select
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -304,6 +305,10 @@ class Shim:
             self.process.wait()
         self.messages.close()
         shutil.rmtree(self.folder)
+        if self.process.returncode == -signal.SIGKILL:  # what it could not clear away any more
+            for path in pathlib.Path("/sys/fs/cgroup").glob(f"*/wherry-shim-tests/wherry-shim-test-{os.getpid()}-*"):
+                wait_until(lambda: not (path / "cgroup.procs").read_text(), what="the killed shim's processes are gone")  # noqa: B023
+                path.rmdir()
 
 
 def wait_until(condition, timeout: float = 5, what: str = "condition") -> None:
