@@ -353,7 +353,10 @@ asio::awaitable<void> EngineImpl::close() {
 
 asio::awaitable<Result<std::unique_ptr<Engine>>> Engine::create(EngineOptions options) {
     auto engine = std::make_unique<EngineImpl>(std::move(options));
-    CO_CHECK(co_await engine->open());
+    if (auto opened = co_await engine->open(); !opened) {
+        co_await engine->close();  // what it had started uses it
+        co_return std::unexpected(std::move(opened).error());
+    }
     co_return std::unique_ptr<Engine>(std::move(engine));
 }
 
