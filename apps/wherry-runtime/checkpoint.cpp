@@ -4,7 +4,6 @@
 #include <sys/stat.h>
 
 #include "base/clock.hpp"
-#include "base/log.hpp"
 #include "checkpoint/criu.hpp"
 #include "checkpoint/images.hpp"
 #include "commands.hpp"
@@ -121,10 +120,7 @@ Result<int> restore_command(const CommandLine& line) {
     }();
     if (!restored) {
         if (placement) placement->remove();
-        if (intel_rdt) {
-            if (auto removed = intel_rdt->remove(); !removed)
-                log_warn("resctrl.not_removed", {{"error", removed.error()}});
-        }
+        oci::drop_intel_rdt(intel_rdt);
         [[maybe_unused]] auto removed = directory.remove();
         return std::unexpected<Error>(std::move(restored).error());
     }

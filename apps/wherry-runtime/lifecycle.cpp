@@ -62,11 +62,6 @@ json::object state_of(const oci::Spec& spec, const Placement& placement, const s
     return state;
 }
 
-void remove_group(const json::object& state) {
-    if (auto removed = oci::remove_intel_rdt(state.at("container").as_object()); !removed)
-        log_warn("resctrl.not_removed", {{"error", removed.error()}});
-}
-
 // Makes the container and its cgroup; takes back everything on failure.
 Result<Made> make_container(const CommandLine& line, const StateDirectory& directory, const std::string& id,
                             bool by_another_process) {
@@ -121,7 +116,7 @@ Result<Made> make_container(const CommandLine& line, const StateDirectory& direc
         [[maybe_unused]] auto killed = made->signal(SIGKILL);
         [[maybe_unused]] auto reaped = oci::wait_exit(made->pidfd());
         placement.remove();
-        remove_group(state);
+        oci::drop_intel_rdt(made->intel_rdt());
         return std::unexpected<Error>(std::move(recorded).error());
     }
     return Made{std::move(*made), std::move(placement), std::move(state)};
@@ -131,7 +126,7 @@ void take_back(Made& made) {
     [[maybe_unused]] auto killed = made.container.signal(SIGKILL);
     [[maybe_unused]] auto reaped = oci::wait_exit(made.container.pidfd());
     made.placement.remove();
-    remove_group(made.state);
+    oci::drop_intel_rdt(made.container.intel_rdt());
     if (auto hooks = oci::run_poststop_hooks(made.state.at("container").as_object()); !hooks)
         log_warn("container.poststop", {{"error", hooks.error()}});
 }

@@ -174,9 +174,7 @@ struct NewGroup {
     NewGroup(const NewGroup&) = delete;
     NewGroup& operator=(const NewGroup&) = delete;
     ~NewGroup() {
-        if (is_used || !group) return;
-        if (auto removed = group->remove(); !removed)
-            log_warn("resctrl.not_removed", {{"group", group->path()}, {"error", removed.error()}});
+        if (!is_used) drop_intel_rdt(group);
     }
 
     const std::optional<confine::ResctrlGroup>& group;
@@ -494,6 +492,10 @@ int Container::pidfd() const {
 Fd Container::take_terminal() {
     return std::move(impl_->terminal);
 }
+const std::optional<confine::ResctrlGroup>& Container::intel_rdt() const {
+    return impl_->intel_rdt;
+}
+
 const ResolvedUser& Container::user() const {
     return impl_->user;
 }

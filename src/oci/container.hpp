@@ -163,6 +163,7 @@ class Container {
     int pidfd() const;   // owned by the container
     Fd take_terminal();  // the pty's master, once
     const ResolvedUser& user() const;
+    const std::optional<confine::ResctrlGroup>& intel_rdt() const;  // of linux.intelRdt
     const Timeline& timeline() const;
     bool started() const;
     // Descriptor of the container's root folder as its first process sees it (for cp, user lookups).
@@ -177,7 +178,7 @@ class Container {
 };
 
 // To be called by whoever deletes a container, when its processes are gone; `state` as Container::state() gave it.
-// Before it, also by them: remove_intel_rdt() of oci/intel_rdt.hpp.
+// Before it, also by them: what oci/intel_rdt.hpp removes.
 Result<> run_poststop_hooks(const json::object& state);
 
 // Start time of a process in clock ticks after boot (/proc/<pid>/stat, field 22); tells a reused pid. not_found also

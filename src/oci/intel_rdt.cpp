@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "base/log.hpp"
+
 namespace wherry::oci {
 
 namespace {
@@ -26,6 +28,12 @@ Result<std::optional<confine::ResctrlGroup>> make_intel_rdt(const Spec& spec, co
     request.monitors_bandwidth = wish.enable_mbm;
     confine::ResctrlMount where = mount ? *mount : TRY(confine::resctrl_of_this_host(), "linux.intelRdt");
     return TRY(confine::ResctrlGroup::make(where, request), "linux.intelRdt");
+}
+
+void drop_intel_rdt(const std::optional<confine::ResctrlGroup>& group) {
+    if (!group) return;
+    if (auto removed = group->remove(); !removed)
+        log_warn("resctrl.not_removed", {{"group", group->path()}, {"error", removed.error()}});
 }
 
 Result<> remove_intel_rdt(const json::object& state) {

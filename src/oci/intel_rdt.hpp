@@ -1,5 +1,6 @@
 // linux.intelRdt of a container (config-linux.md "IntelRdt"): its group in resctrl, from its making to its removal.
-// Container::create() makes the group and exec() enters it; whoever deletes a container calls remove_intel_rdt().
+// Container::create() makes the group and exec() enters it; whoever deletes a container
+// removes it, by drop_intel_rdt() or remove_intel_rdt().
 #pragma once
 
 #include <optional>
@@ -17,7 +18,11 @@ namespace wherry::oci {
 Result<std::optional<confine::ResctrlGroup>> make_intel_rdt(const Spec& spec, const std::string& id,
                                                             const std::optional<confine::ResctrlMount>& mount);
 
-// These take Container::state(). Nothing happens for a container without linux.intelRdt, but update: conflict.
+// Removes the group of a container that comes to nothing or goes; a failure is logged.
+void drop_intel_rdt(const std::optional<confine::ResctrlGroup>& group);
+
+// For who did not make the container; these take Container::state(). Nothing happens for a container without
+// linux.intelRdt, but update: conflict.
 Result<> remove_intel_rdt(const json::object& state);
 Result<> update_intel_rdt(const json::object& state, const confine::ResctrlSchemata& schemata);
 

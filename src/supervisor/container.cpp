@@ -91,10 +91,7 @@ SupervisedContainer::~SupervisedContainer() {
         }
     }
     remove_cgroup();
-    if (container_) {
-        if (auto removed = oci::remove_intel_rdt(container_->state()); !removed)
-            log_warn("resctrl.remove_failed", {{"id", id_}, {"error", removed.error()}});
-    }
+    if (container_) oci::drop_intel_rdt(container_->intel_rdt());
     for (auto& [id, exec] : execs_) {
         if (!exec.process->exit()) exec.process->output().close_sources();
     }
