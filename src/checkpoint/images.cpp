@@ -141,6 +141,13 @@ Result<> add_streams(const RestoreRequest& request, CriuRun& run) {
     return {};
 }
 
+// CRIU hands over the other end of a terminal by its socket only.
+Result<> refuse_terminal(const oci::Spec& spec, const std::string& done) {
+    if (spec.process && spec.process->terminal)
+        return fail(Code::unimplemented, "a container with a terminal cannot be " + done);
+    return {};
+}
+
 }  // namespace
 
 Result<> check_options(const Options& options) {
@@ -154,9 +161,7 @@ Result<> check_options(const Options& options) {
 }
 
 Result<> check_dumpable(const oci::Spec& spec) {
-    if (spec.process && spec.process->terminal)
-        return fail(Code::unimplemented, "a container with a terminal cannot be checkpointed");
-    return {};
+    return refuse_terminal(spec, "checkpointed");
 }
 
 Result<CriuRun> prepare_dump(const DumpRequest& request) {
@@ -196,9 +201,7 @@ Result<> check_images(const std::string& folder) {
 }
 
 Result<> check_restorable(const oci::Spec& spec) {
-    if (spec.process && spec.process->terminal)
-        return fail(Code::unimplemented, "a container with a terminal cannot be restored");
-    return {};
+    return refuse_terminal(spec, "restored");
 }
 
 Result<CriuRun> prepare_restore(const RestoreRequest& request) {

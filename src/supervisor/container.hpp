@@ -47,7 +47,6 @@ class SupervisedContainer {
     SupervisedContainer& operator=(const SupervisedContainer&) = delete;
 
     Result<> start();
-    bool has_process() const { return container_.has_value(); }
     // Of an empty one: the streams of the process to come; -1: /dev/null.
     std::array<int, 3> waiting_stdio() const;
     // The process must be a child of this one by now, run in the container's cgroup and have the waiting streams.

@@ -50,9 +50,9 @@ Result<> check_id(const std::string& id) {
     return {};
 }
 
-Result<> check_bundle(const std::string& bundle) {
-    if (bundle.empty() || bundle.front() != '/' || bundle.find('\0') != std::string::npos)
-        return fail(Code::invalid_argument, "bundle: expected an absolute path");
+Result<> check_absolute(const std::string& path, std::string_view what) {
+    if (path.empty() || path.front() != '/' || path.find('\0') != std::string::npos)
+        return fail(Code::invalid_argument, std::string(what) + ": expected an absolute path");
     return {};
 }
 

@@ -15,7 +15,8 @@ inline constexpr std::string_view bundle_state_name = "wherry-state.json";
 
 // What containerd accepts as an identifier; ids become names of files and cgroups.
 Result<> check_id(const std::string& id);
-Result<> check_bundle(const std::string& bundle);
+// `what` is named in the error.
+Result<> check_absolute(const std::string& path, std::string_view what);
 
 struct BundleState {
     json::object container;  // as oci::Container::state() gave it

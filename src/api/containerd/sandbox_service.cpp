@@ -124,7 +124,7 @@ Result<> SandboxService::hold_namespaces(Sandbox& sandbox, const CreateSandboxRe
 Result<std::string> SandboxService::create(const std::string& payload) {
     CreateSandboxRequest request = TRY(decode<CreateSandboxRequest>(payload));
     TRY(check_id(request.sandbox_id), "sandbox id");
-    TRY(check_bundle(request.bundle_path));
+    TRY(check_absolute(request.bundle_path, "bundle"));
     if (sandbox_) return fail(Code::already_exists, "this shim has its sandbox: " + sandbox_->id);
     Sandbox sandbox;
     sandbox.id = request.sandbox_id;

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <utility>
 
+#include "api/containerd/bundle.hpp"
 #include "api/containerd/task_service.hpp"
 #include "api/containerd/task_spec.hpp"
 #include "base/fd.hpp"
@@ -30,12 +31,6 @@ Result<CheckpointOptions> checkpoint_options_of(const std::optional<Any>& any) {
     return TRY(decode<CheckpointOptions>(any->value), "checkpoint options");
 }
 
-Result<> check_folder(const std::string& path, const std::string& what) {
-    if (path.empty() || path.front() != '/' || path.find('\0') != std::string::npos)
-        return fail(Code::invalid_argument, what + ": expected an absolute path");
-    return {};
-}
-
 // True when it was not there before.
 Result<bool> make_folder(const std::string& path) {
     if (::mkdir(path.c_str(), 0700) == 0) return true;
@@ -49,11 +44,6 @@ Result<bool> make_folder(const std::string& path) {
 void drop(const std::string& folder) {
     if (folder.empty()) return;
     if (auto removed = remove_tree(folder); !removed) log_warn("checkpoint.left", {{"error", removed.error()}});
-}
-
-void drop(const std::optional<confine::ResctrlGroup>& group) {
-    if (!group) return;
-    if (auto removed = group->remove(); !removed) log_warn("resctrl.not_removed", {{"error", removed.error()}});
 }
 
 }  // namespace
@@ -80,8 +70,8 @@ RpcServer::Reply TaskService::checkpoint(const std::string& payload, CallReferen
     // As in runc's shim the folder is the request's; the options' is for who speaks to the shim directly.
     options.images = request.path.empty() ? std::move(wish.image_path) : std::move(request.path);
     options.work = wish.work_path.empty() ? task->bundle + work_name : wish.work_path;
-    TRY(check_folder(options.images, "checkpoint: path"));
-    TRY(check_folder(options.work, "checkpoint: work path"));
+    TRY(check_absolute(options.images, "checkpoint: path"));
+    TRY(check_absolute(options.work, "checkpoint: work path"));
 
     TRY(check_not_busy(*task));
     supervisor::Status status = task->container->status();
@@ -131,8 +121,8 @@ RpcServer::Reply TaskService::checkpoint(const std::string& payload, CallReferen
 Result<TaskService::Restore> TaskService::plan_restore(const CreateTaskRequest& request, const json::object& config,
                                                        const std::string& work) {
     Restore restore{request.checkpoint, work.empty() ? request.bundle + work_name : work};
-    TRY(check_folder(restore.images, "checkpoint"));
-    TRY(check_folder(restore.work, "checkpoint: work path"));
+    TRY(check_absolute(restore.images, "checkpoint"));
+    TRY(check_absolute(restore.work, "checkpoint: work path"));
     oci::Spec spec = TRY(oci::spec_from_json(config));
     if (spec.process) spec.process->terminal = spec.process->terminal || request.terminal;
     TRY(checkpoint::check_restorable(spec));
@@ -173,7 +163,7 @@ RpcServer::Reply TaskService::begin_restore(Task& task, CallReference call) {
     }();
     if (!started) {
         drop(own_work);
-        drop(request.intel_rdt);
+        oci::drop_intel_rdt(request.intel_rdt);
         return std::unexpected(std::move(started).error().context("wherry restore failed"));
     }
     auto finish = [this, &task, request, own_work](Result<> outcome) -> Result<std::string> {
@@ -182,7 +172,7 @@ RpcServer::Reply TaskService::begin_restore(Task& task, CallReference call) {
         if (!outcome) {
             // It stays as it was created; the log stays, too.
             task.container->kill_strays();
-            drop(request.intel_rdt);
+            oci::drop_intel_rdt(request.intel_rdt);
             return std::unexpected(std::move(outcome).error().context("wherry restore failed"));
         }
         drop(own_work);

@@ -197,7 +197,7 @@ Result<> TaskService::save_state(const Task& task) const {
 Result<std::string> TaskService::create(const std::string& payload) {
     CreateTaskRequest request = TRY(decode<CreateTaskRequest>(payload));
     TRY(check_id(request.id), "id");
-    TRY(check_bundle(request.bundle));
+    TRY(check_absolute(request.bundle, "bundle"));
     if (tasks_.contains(request.id)) return fail(Code::already_exists, "container " + request.id + " exists");
     if (tasks_.size() >= max_tasks) return fail(Code::resource_exhausted, "too many containers in the sandbox");
     auto task = TRY(make_task(request), "wherry create failed: unable to start container process");
