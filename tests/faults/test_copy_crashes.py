@@ -11,6 +11,7 @@ import time
 import pytest
 
 from support.api import ApiError
+from support.crashes import LATE, start_to_crash
 from support.daemon import Daemon
 
 
@@ -97,13 +98,11 @@ def test_killed_during_a_copy(stopped, direction, running):
     daemon.assert_clean()
 
 
-@pytest.mark.parametrize("late", ["", "+100"], ids=["at-once", "late"])
+@LATE
 @pytest.mark.parametrize("point", ["commit.paused", "commit.stored", "commit.written"])
 def test_killed_during_a_commit(stopped, point, late):
     daemon = stopped
-    daemon.environment["WHERRY_CRASH_AT"] = point + late
-    daemon.start()
-    del daemon.environment["WHERRY_CRASH_AT"]
+    start_to_crash(daemon, point + late)
     start_container(daemon)
     images = {image["Id"] for image in daemon.api.get("/images/json", all=1)}
     layers = set(os.listdir(daemon.data_root / "layers"))
@@ -142,9 +141,7 @@ def test_a_pause_that_was_told_stays(stopped):
 
 def test_a_pause_that_nobody_was_told_of_is_taken_back(stopped):
     daemon = stopped
-    daemon.environment["WHERRY_CRASH_AT"] = "pause.paused"
-    daemon.start()
-    del daemon.environment["WHERRY_CRASH_AT"]
+    start_to_crash(daemon, "pause.paused")
     start_container(daemon)
     with contextlib.suppress(OSError, ApiError, Exception):
         daemon.api.post("/containers/box/pause")

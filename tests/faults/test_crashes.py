@@ -11,6 +11,7 @@ import time
 import pytest
 
 from support.api import Api, ApiError
+from support.crashes import LATE, start_to_crash
 from support.daemon import Daemon
 
 BUSYBOX = "busybox:latest"
@@ -76,9 +77,7 @@ def check(daemon: Daemon, acknowledged: Acknowledged, point: str):
 
 def crash(daemon: Daemon, point: str, work, meanwhile=lambda: None):
     """Runs `work` against a daemon that kills itself at the point; then, after `meanwhile`, starts a sound one."""
-    daemon.environment["WHERRY_CRASH_AT"] = point
-    daemon.start()
-    del daemon.environment["WHERRY_CRASH_AT"]
+    start_to_crash(daemon, point)
     try:
         work()
     except (OSError, ApiError, ValueError, EOFError, Exception) as error:  # noqa: BLE001 - the connection breaks in many ways
@@ -100,8 +99,6 @@ def daemon():
         yield running
 
 
-# Late: what the store had been given before is written when the daemon dies.
-LATE = pytest.mark.parametrize("late", ["", "+100"], ids=["at-once", "late"])
 POINTS = ["create.prepared", "create.mounts", "create.written", "start.begin", "start.prepared", "start.written",
           "start.running", "start.saved", "stop.written", "stop.signalled", "exit.begin", "exit.saved", "exit.cleaned",
           "remove.begin", "remove.written", "remove.files"]

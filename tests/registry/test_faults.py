@@ -14,6 +14,7 @@ from conftest import LONG, traces
 from hostile import ScriptedRegistry, layer_of, noise
 from support.api import ApiError
 from support.binaries import binary
+from support.crashes import LATE, start_to_crash
 from support.daemon import Daemon
 from support.images import tar_of
 
@@ -73,7 +74,7 @@ def images_of(daemon, name):
     return [image for image in daemon.api.get("/images/json") if name in (image["RepoTags"] or [])]
 
 
-@pytest.mark.parametrize("late", ["", "+100"], ids=["at-once", "late"])
+@LATE
 @pytest.mark.parametrize("point", ["pull.stored", "pull.adopted", "push.sent", "image.untagged", "image.delete", "load.stored", "prune.image"])
 def test_killed_at(daemon, kept, registry, point, late, tmp_path):
     image = registry.add_image("a/b", "1", [layer_of({"x": noise(300_000)}), layer_of({"y": b"y"})])
@@ -86,9 +87,7 @@ def test_killed_at(daemon, kept, registry, point, late, tmp_path):
     if point == "prune.image":
         daemon.api.ok("POST", "/images/create?fromSrc=-", tar_of({"dangling": noise(1000)}), headers={"Content-Type": "text/plain"})
     daemon.stop()
-    daemon.environment["WHERRY_CRASH_AT"] = point + late
-    daemon.start()
-    del daemon.environment["WHERRY_CRASH_AT"]
+    start_to_crash(daemon, point + late)
     acknowledged = []
 
     def work():

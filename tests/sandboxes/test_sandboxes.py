@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 
 from support.api import ApiError
+from support.crashes import LATE, start_to_crash
 from support.daemon import Daemon
 
 BUSYBOX = "busybox:latest"
@@ -293,15 +294,12 @@ POINTS = ["sandbox.created", "sandbox.prepared", "sandbox.made", "sandbox.up", "
           "sandbox.down", "exit.cleaned:2", "remove.written", "sandbox.remove", "sandbox.removed"]
 
 
-# Late: what the store had been given before is written when the daemon dies.
-@pytest.mark.parametrize("late", ["", "+100"], ids=["at-once", "late"])
+@LATE
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at(sandbox, point, late):
     daemon = sandbox
     daemon.stop()
-    daemon.environment["WHERRY_CRASH_AT"] = point + late
-    daemon.start()
-    del daemon.environment["WHERRY_CRASH_AT"]
+    start_to_crash(daemon, point + late)
     done = []
 
     def step(name, action):

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from support.api import ApiError
+from support.crashes import LATE, start_to_crash
 
 BUSYBOX = "busybox:latest"
 
@@ -172,15 +173,13 @@ def test_reload(make_daemon, tmp_path):
     assert daemon.api.get("/info")["Labels"] == ["c=d", "e=f"]
 
 
-@pytest.mark.parametrize("late", ["", "+100"], ids=["at-once", "late"])
+@LATE
 @pytest.mark.parametrize("point", ["remove.begin", "remove.written", "remove.keep", "undelete.moved", "undelete.written"])
 def test_killed_at(own_daemon, point, late):
     daemon = own_daemon
     make(daemon, "target", "sh", "-c", "echo work > /result")
     daemon.stop()
-    daemon.environment["WHERRY_CRASH_AT"] = point + late
-    daemon.start()
-    del daemon.environment["WHERRY_CRASH_AT"]
+    start_to_crash(daemon, point + late)
     with pytest.raises(Exception):  # noqa: B017 - the connection breaks
         daemon.api.delete("/containers/target")
         daemon.api.post("/wherry/removed/target/restore")
